@@ -1,0 +1,407 @@
+"""The values that travel between the parts of codeact, and the protocols of the parts.
+
+Nothing here does I/O. All values are frozen and turn into JSON and back (pydantic).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Annotated, Literal, Protocol, TypeAlias, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Value(BaseModel):
+    """Base of all frozen values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- what an execution gives back --------------------------------------------------------------------------------
+
+
+class Image(Value):
+    """A picture: ``data`` is base64, ``mime`` for example ``image/png``."""
+
+    mime: str
+    data: str
+
+
+class StreamOutput(Value):
+    """Text that the code wrote to stdout or stderr."""
+
+    type: Literal["stream"] = "stream"
+    name: Literal["stdout", "stderr"]
+    text: str
+
+
+class DisplayOutput(Value):
+    """One displayed object in all its representations (a Jupyter MIME bundle).
+
+    ``data`` maps a MIME type to text; binary types (``image/png`` …) hold base64; JSON types hold JSON text.
+    ``is_result`` tells the value of the last expression (Jupyter's ``execute_result``) from ``display(…)``.
+    Untrusted: it comes from the sandbox. Never render ``text/html`` or ``image/svg+xml`` raw.
+    """
+
+    type: Literal["display"] = "display"
+    data: dict[str, str]
+    is_result: bool = False
+
+    @property
+    def text(self) -> str:
+        """The plain text representation, or an empty string."""
+        return self.data.get("text/plain", "")
+
+    @property
+    def html(self) -> str | None:
+        """The HTML representation, unsanitised, or None."""
+        return self.data.get("text/html")
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The raster pictures in this bundle (PNG, JPEG, GIF, WebP)."""
+        rasters = ("image/png", "image/jpeg", "image/gif", "image/webp")
+        return tuple(Image(mime=m, data=self.data[m]) for m in rasters if m in self.data)
+
+
+class ErrorOutput(Value):
+    """An exception that the code raised and did not catch.
+
+    ``traceback`` holds the lines as the kernel formatted them (ANSI colours included). ``line`` is the 1-based
+    line of the executed code where it happened (for a SyntaxError, where the syntax is wrong), if known.
+    """
+
+    type: Literal["error"] = "error"
+    name: str
+    message: str
+    traceback: tuple[str, ...] = ()
+    line: int | None = None
+
+
+Output: TypeAlias = Annotated[StreamOutput | DisplayOutput | ErrorOutput, Field(discriminator="type")]
+
+
+class Variable(Value):
+    """One live name of the kernel. ``shape`` for arrays and frames, ``length`` for sized builtins."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...] | None = None
+    length: int | None = None
+
+
+class StateChanges(Value):
+    """Which names appeared, changed or vanished during one execution.
+
+    A rebinding, a new shape or a new length is seen; a change inside an object that keeps all three is not.
+    """
+
+    added: tuple[Variable, ...] = ()
+    changed: tuple[Variable, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+ExecutionStatus: TypeAlias = Literal["ok", "error", "timeout", "interrupted", "died"]
+
+
+class ExecutionResult(Value):
+    """What happened when one piece of code ran.
+
+    ``status``: ``ok``; ``error`` (the code raised); ``timeout`` (stopped at the limit, outputs so far kept);
+    ``interrupted`` (somebody stopped it); ``died`` (the kernel is gone and its state with it).
+    ``duration`` is in seconds. ``notice`` is one sentence for the reader on anything unusual: what was stopped,
+    what was lost, what was cut. ``dropped`` counts the characters of output beyond what is kept in ``outputs``;
+    ``full_output`` then names the file of the workspace that holds the whole (up to its own bound).
+    ``fresh_kernel`` is true when this code was the first to run in a new kernel that replaced a lost one.
+    ``changes`` is None where the kernel cannot tell.
+    """
+
+    status: ExecutionStatus
+    outputs: tuple[Output, ...] = ()
+    execution_count: int | None = None
+    duration: float = 0.0
+    changes: StateChanges | None = None
+    notice: str | None = None
+    dropped: int = 0
+    full_output: str | None = None
+    fresh_kernel: bool = False
+
+    @property
+    def stdout(self) -> str:
+        return "".join(o.text for o in self.outputs if isinstance(o, StreamOutput) and o.name == "stdout")
+
+    @property
+    def stderr(self) -> str:
+        return "".join(o.text for o in self.outputs if isinstance(o, StreamOutput) and o.name == "stderr")
+
+    @property
+    def result(self) -> str | None:
+        """The plain text of the last expression's value, or None."""
+        for output in reversed(self.outputs):
+            if isinstance(output, DisplayOutput) and output.is_result:
+                return output.text
+        return None
+
+    @property
+    def error(self) -> ErrorOutput | None:
+        """The exception that ended the code, or None."""
+        for output in reversed(self.outputs):
+            if isinstance(output, ErrorOutput):
+                return output
+        return None
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return tuple(i for o in self.outputs if isinstance(o, DisplayOutput) for i in o.images)
+
+    @property
+    def html(self) -> tuple[str, ...]:
+        """Every HTML representation shown, unsanitised."""
+        return tuple(o.html for o in self.outputs if isinstance(o, DisplayOutput) and o.html is not None)
+
+
+# --- what goes to a model and comes back --------------------------------------------------------------------------
+
+
+class ToolCall(Value):
+    """A native tool call as the model wrote it. ``arguments`` is the raw JSON text, possibly broken."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(Value):
+    """One message of a conversation as a model reads it."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    text: str
+    images: tuple[Image, ...] = ()
+    tool_call: ToolCall | None = None
+    tool_call_id: str | None = None
+
+
+class ModelRequest(Value):
+    """One turn asked of a model. ``tools`` are OpenAI function schemas (used by the native tool-call format)."""
+
+    messages: tuple[Message, ...]
+    stop: tuple[str, ...] = ()
+    tools: tuple[dict[str, object], ...] = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+class Usage(Value):
+    """Tokens of one reply as the server counted them (``estimated`` where it did not)."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    estimated: bool = False
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            estimated=self.estimated or other.estimated,
+        )
+
+
+class TextDelta(Value):
+    """The next piece of the reply's text, cut anywhere."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ToolCallDelta(Value):
+    """The next piece of a native tool call. ``id`` and ``name`` come with the first piece of each ``index``."""
+
+    type: Literal["tool_call"] = "tool_call"
+    index: int = 0
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+class UsageReport(Value):
+    """The server's count for this reply. ``model`` is the name that the server gave itself."""
+
+    type: Literal["usage"] = "usage"
+    usage: Usage
+    model: str | None = None
+
+
+class Finish(Value):
+    """The reply ended by itself. ``reason`` as the server said: ``stop``, ``length``, ``tool_calls`` …"""
+
+    type: Literal["finish"] = "finish"
+    reason: str | None = None
+
+
+class Restart(Value):
+    """The stream broke and begins again from the start of the turn: forget the deltas seen so far."""
+
+    type: Literal["restart"] = "restart"
+    reason: str
+
+
+ModelChunk: TypeAlias = TextDelta | ToolCallDelta | UsageReport | Finish | Restart
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Something that continues a conversation.
+
+    ``stream`` yields chunks until the reply ends; closing the iterator early (``aclose``) stops the generation.
+    It raises ``ModelError`` and nothing else for whatever the server does.
+    """
+
+    name: str
+    accepts_images: bool
+    context_window: int | None
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[ModelChunk]: ...
+
+    async def close(self) -> None: ...
+
+
+# --- the action format --------------------------------------------------------------------------------------------
+
+
+class Reply(Value):
+    """A model's reply taken apart.
+
+    Exactly one of ``code`` and ``answer`` is set. ``thought`` is the plain text before it. ``text`` is what goes
+    into the history as the assistant's message: the reply up to and including its first complete action, never
+    what came after. ``dropped`` tells that something after the action was ignored. ``problem`` is a sentence for
+    the model where its reply could not be followed as written (for example broken tool call arguments).
+    """
+
+    text: str
+    thought: str = ""
+    code: str | None = None
+    answer: str | None = None
+    dropped: bool = False
+    tool_call: ToolCall | None = None
+    problem: str | None = None
+
+
+class ReplyDelta(Value):
+    """A piece of a reply while it streams, told apart for whoever watches. ``answer`` text may turn out to be a
+    thought when an action follows."""
+
+    kind: Literal["thought", "code"]
+    text: str
+
+
+class ReplyParser(Protocol):
+    """Cuts one streamed reply. The outcome never depends on how the text was cut into chunks."""
+
+    @property
+    def complete(self) -> bool:
+        """True when nothing that may follow can change the reply: the stream can be closed."""
+        ...
+
+    def feed(self, chunk: TextDelta | ToolCallDelta) -> Sequence[ReplyDelta]: ...
+
+    def finish(self) -> Reply:
+        """The reply, the stream having ended (by itself or by being closed)."""
+        ...
+
+
+@runtime_checkable
+class ActionFormat(Protocol):
+    """How a model writes an action, and how it is shown what happened."""
+
+    name: str
+    stop: tuple[str, ...]
+    tools: tuple[dict[str, object], ...]
+
+    def system_prompt(self, environment: str) -> str:
+        """The instructions for the model. ``environment`` describes the sandbox (packages, files, tools)."""
+        ...
+
+    def parser(self, *, lenient: bool = True) -> ReplyParser:
+        """A parser for the next reply. ``lenient``: accept neighbouring forms that weak models write instead."""
+        ...
+
+    def render_reply(self, reply: Reply) -> Message:
+        """The reply as the history shows it to the model."""
+        ...
+
+    def render_observation(self, reply: Reply, text: str, images: tuple[Image, ...] = ()) -> Message:
+        """What happened, as the message that answers ``reply``."""
+        ...
+
+
+# --- where code runs ----------------------------------------------------------------------------------------------
+
+
+class FileInfo(Value):
+    """A file of the workspace; ``path`` is relative to it, ``size`` in bytes."""
+
+    path: str
+    size: int
+
+
+@runtime_checkable
+class Session(Protocol):
+    """One stateful kernel and its workspace. One execution at a time; a second one waits."""
+
+    id: str
+
+    def execute(self, code: str, *, timeout: float | None = None) -> AsyncIterator[Output | ExecutionResult]:
+        """Run code. Yields outputs while it runs and, last, exactly one ExecutionResult.
+
+        ``timeout`` in seconds (None: the session's own limit). Closing the iterator early interrupts the code.
+        Raises ``SandboxError`` where the sandbox itself failed, never for what the code did.
+        """
+        ...
+
+    async def run(self, code: str, *, timeout: float | None = None) -> ExecutionResult:
+        """Run code and wait for its result."""
+        ...
+
+    async def interrupt(self) -> None:
+        """Stop the running code, keep the state. Does nothing when nothing runs."""
+        ...
+
+    async def variables(self) -> tuple[Variable, ...]:
+        """The live names of the kernel."""
+        ...
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Write a file of the workspace; ``path`` is relative to it. Raises FileTransferError."""
+        ...
+
+    async def get(self, path: str) -> bytes:
+        """Read a file of the workspace. Raises FileTransferError."""
+        ...
+
+    async def files(self) -> tuple[FileInfo, ...]:
+        """The files of the workspace, hidden ones left out."""
+        ...
+
+    async def close(self) -> None:
+        """End the kernel and remove everything that the session had. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class Sandbox(Protocol):
+    """Makes sessions. Use as an async context manager; leaving it ends every session."""
+
+    name: str
+
+    async def session(self, id: str | None = None) -> Session: ...
+
+    async def close(self) -> None: ...
+
+    async def __aenter__(self) -> Sandbox: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+ToolSchemas: TypeAlias = Mapping[str, Mapping[str, object]]

@@ -1,0 +1,150 @@
+"""Everything that happens in a conversation, as a frozen tagged union.
+
+The command line, the web page, the store, the evaluator and the trainer are readers of one stream of these.
+Match on them with a closing ``assert_never`` so that a new kind is noticed by the type checker.
+Events marked *live* are for whoever watches; what they carry is repeated whole in a later event, so that a
+trajectory on disk leaves them out.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter
+
+from codeact.contracts import ExecutionResult, Image, Output, Reply, Usage, Value
+
+
+class BaseEvent(Value):
+    """``time`` is seconds since the epoch (UTC)."""
+
+    time: float = Field(default_factory=time.time)
+
+
+class RunStarted(BaseEvent):
+    """A message of the user begins a run. ``prompt`` is the system prompt; ``files`` were put into the workspace."""
+
+    type: Literal["run_started"] = "run_started"
+    task: str
+    files: tuple[str, ...] = ()
+    model: str = ""
+    format: str = ""
+    sandbox: str = ""
+    prompt: str = ""
+
+
+class TurnStarted(BaseEvent):
+    """The model is asked for its next reply. ``turn`` counts from 1 within the run."""
+
+    type: Literal["turn_started"] = "turn_started"
+    turn: int
+
+
+class ModelDelta(BaseEvent):
+    """*Live.* A piece of the reply while it streams."""
+
+    type: Literal["model_delta"] = "model_delta"
+    kind: Literal["thought", "code"]
+    text: str
+
+
+class ModelRestarted(BaseEvent):
+    """The model's stream broke and begins again: deltas of this turn seen so far are void."""
+
+    type: Literal["model_restarted"] = "model_restarted"
+    reason: str
+
+
+class ModelReplied(BaseEvent):
+    """The model's whole reply. ``duration`` in seconds, from the request to the cut."""
+
+    type: Literal["model_replied"] = "model_replied"
+    turn: int
+    reply: Reply
+    usage: Usage = Usage()
+    duration: float = 0.0
+
+
+class ExecutionStarted(BaseEvent):
+    type: Literal["execution_started"] = "execution_started"
+    turn: int
+    code: str
+
+
+class ExecutionOutput(BaseEvent):
+    """*Live.* An output while the code runs."""
+
+    type: Literal["execution_output"] = "execution_output"
+    output: Output
+
+
+class ExecutionFinished(BaseEvent):
+    type: Literal["execution_finished"] = "execution_finished"
+    turn: int
+    result: ExecutionResult
+
+
+class Observed(BaseEvent):
+    """What the model is shown of the execution."""
+
+    type: Literal["observed"] = "observed"
+    turn: int
+    text: str
+    images: tuple[Image, ...] = ()
+
+
+class Notice(BaseEvent):
+    """Something the watcher should know and the model was or was not told (``to_model``)."""
+
+    type: Literal["notice"] = "notice"
+    text: str
+    to_model: bool = False
+
+
+EndReason: TypeAlias = Literal[
+    "answered", "turns", "executions", "tokens", "time", "cost", "cancelled", "model_error", "sandbox_error", "error"
+]
+
+
+class RunFinished(BaseEvent):
+    """The last event of every run, however it ended.
+
+    ``answer`` is None unless ``reason`` is ``answered``. ``message`` says in one line why the run ended otherwise.
+    Times in seconds: ``model_time`` waiting for the model, ``code_time`` running code, ``duration`` all of it.
+    ``cost`` in US dollars, None where the model's prices are not known.
+    """
+
+    type: Literal["run_finished"] = "run_finished"
+    reason: EndReason
+    answer: str | None = None
+    message: str = ""
+    turns: int = 0
+    executions: int = 0
+    usage: Usage = Usage()
+    cost: float | None = None
+    duration: float = 0.0
+    model_time: float = 0.0
+    code_time: float = 0.0
+
+
+Event: TypeAlias = Annotated[
+    RunStarted
+    | TurnStarted
+    | ModelDelta
+    | ModelRestarted
+    | ModelReplied
+    | ExecutionStarted
+    | ExecutionOutput
+    | ExecutionFinished
+    | Observed
+    | Notice
+    | RunFinished,
+    Field(discriminator="type"),
+]
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+"""Turns an event into JSON and back: ``EVENT.dump_json(event)``, ``EVENT.validate_json(line)``."""
+
+LIVE = (ModelDelta, ExecutionOutput)
+"""The kinds that a trajectory on disk leaves out."""
