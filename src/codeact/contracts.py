@@ -5,8 +5,8 @@ Nothing here does I/O. All values are frozen and turn into JSON and back (pydant
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Annotated, Literal, Protocol, TypeAlias, runtime_checkable
+from collections.abc import AsyncIterator, Sequence
+from typing import IO, Annotated, Literal, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -336,6 +336,19 @@ class ActionFormat(Protocol):
         ...
 
 
+@runtime_checkable
+class HostTool(Protocol):
+    """A function of the host that code in the sandbox can call by name."""
+
+    name: str
+    stub: str
+    """Python source that defines the function in the kernel, with signature and docstring."""
+
+    def call(self, arguments: dict[str, object]) -> object:
+        """Run it. ``arguments`` and the result are JSON values; may return an awaitable. Raises ToolError."""
+        ...
+
+
 # --- where code runs ----------------------------------------------------------------------------------------------
 
 
@@ -372,7 +385,7 @@ class Session(Protocol):
         """The live names of the kernel."""
         ...
 
-    async def put(self, path: str, data: bytes) -> None:
+    async def put(self, path: str, data: bytes | IO[bytes]) -> None:
         """Write a file of the workspace; ``path`` is relative to it. Raises FileTransferError."""
         ...
 
@@ -395,13 +408,12 @@ class Sandbox(Protocol):
 
     name: str
 
-    async def session(self, id: str | None = None) -> Session: ...
+    async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> Session:
+        """A new session with a running kernel. Raises SandboxError, UsageError for an id in use."""
+        ...
 
     async def close(self) -> None: ...
 
     async def __aenter__(self) -> Sandbox: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
-
-
-ToolSchemas: TypeAlias = Mapping[str, Mapping[str, object]]

@@ -1,0 +1,43 @@
+"""Where code runs: one file a backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codeact import contracts
+from codeact.errors import UsageError
+
+KINDS = ("local", "unsafe-process")
+
+
+def Sandbox(kind: str = "local", **limits: Any) -> contracts.Sandbox:
+    """The sandbox of that kind: ``local`` (isolated, Linux) or ``unsafe-process`` (no boundary).
+
+    ``limits`` are those of ``codeact.sandbox.limits.Limits``: ``memory``, ``disk`` and ``file`` in bytes,
+    ``processes``, ``open_files``, ``timeout`` in seconds. Nothing starts before the first session.
+    Raises UsageError for an unknown kind or limit.
+    """
+    from codeact.sandbox.limits import Limits
+
+    try:
+        limit = Limits(**limits)
+    except ValueError as error:
+        raise UsageError(f"bad limit for the sandbox: {_first(error)}") from error
+    if kind == "local":
+        from codeact.sandbox.local import LocalSandbox
+
+        return LocalSandbox(limit)
+    if kind == "unsafe-process":
+        from codeact.sandbox.process import ProcessSandbox
+
+        return ProcessSandbox(limit)
+    raise UsageError(f"no sandbox of kind {kind!r}; there is {', '.join(KINDS)}")
+
+
+def _first(error: ValueError) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        detail = error.errors()[0]
+        return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+    return str(error)

@@ -1,0 +1,115 @@
+"""The host's end of one kernel's Jupyter channels: sends requests, turns messages into outputs.
+
+Everything that arrives is untrusted: signatures are checked, sizes bounded, and a message that is not what the
+protocol says is dropped. Nothing is ever unpickled or evaluated.
+
+Source: Jupyter messaging protocol 5.4 (jupyter-client.readthedocs.io/en/stable/messaging.html).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from jupyter_client.session import Session as Protocol
+
+from codeact.contracts import DisplayOutput, ErrorOutput, Output, StreamOutput, Variable
+
+_LARGEST_MESSAGE = 64 << 20
+_LINE = re.compile(r"Cell (?:In\[\d+\]|.*?), line (\d+)")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_TEXT = 1 << 24  # characters of one representation
+
+
+class Channels:
+    """Shell, iopub, stdin and control of one kernel.
+
+    ``addresses`` maps the channels' names to ZeroMQ addresses; ``key`` signs the messages.
+    """
+
+    def __init__(self, addresses: dict[str, str], key: bytes) -> None:
+        self._context = zmq.asyncio.Context.instance()
+        self._protocol = Protocol(key=key, username="codeact")
+        self.iopub = self._connect(zmq.SUB, addresses["iopub"])
+        self.iopub.subscribe(b"")
+        self.shell = self._connect(zmq.DEALER, addresses["shell"])
+        self.control = self._connect(zmq.DEALER, addresses["control"])
+        self.stdin = self._connect(zmq.DEALER, addresses["stdin"])
+
+    def _connect(self, kind: int, address: str) -> zmq.asyncio.Socket:
+        socket = self._context.socket(kind)
+        socket.linger = 0
+        socket.setsockopt(zmq.MAXMSGSIZE, _LARGEST_MESSAGE)
+        if kind == zmq.DEALER:
+            socket.setsockopt(zmq.IDENTITY, self._protocol.bsession)
+        socket.connect(address)
+        return socket
+
+    def close(self) -> None:
+        for socket in (self.shell, self.iopub, self.stdin, self.control):
+            socket.close(linger=0)
+
+    async def send(self, socket: zmq.asyncio.Socket, kind: str, content: dict[str, Any]) -> str:
+        """Send a request; returns its message id, which the answers carry as their parent's."""
+        message = self._protocol.msg(kind, content)
+        await socket.send_multipart(self._protocol.serialize(message))
+        return str(message["header"]["msg_id"])
+
+    async def answer(self, parent: dict[str, Any], value: str) -> None:
+        """Answer an ``input_request``."""
+        message = self._protocol.msg("input_reply", {"value": value}, parent=parent)
+        await self.stdin.send_multipart(self._protocol.serialize(message))
+
+    def read(self, frames: list[bytes]) -> dict[str, Any] | None:
+        """The message in these frames, or None where it is not a well-formed, well-signed one."""
+        try:
+            _, rest = self._protocol.feed_identities(frames)
+            message = self._protocol.deserialize(rest)
+            if isinstance(message["content"], dict) and isinstance(message["parent_header"], dict):
+                return dict(message)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass
+        return None
+
+
+def output_of(message: dict[str, Any]) -> Output | None:
+    """The output that an iopub message carries, or None for the messages that carry none."""
+    content = message["content"]
+    match message["header"].get("msg_type"):
+        case "stream" if content.get("name") in ("stdout", "stderr"):
+            return StreamOutput(name=content["name"], text=str(content.get("text", "")))
+        case "execute_result":
+            return DisplayOutput(data=_bundle(content), is_result=True)
+        case "display_data" | "update_display_data":
+            return DisplayOutput(data=_bundle(content))
+        case "error":
+            lines = content.get("traceback")
+            return error_output(content.get("ename"), content.get("evalue"), lines)
+    return None
+
+
+def _bundle(content: dict[str, Any]) -> dict[str, str]:
+    data = content.get("data")
+    if not isinstance(data, dict):
+        return {}
+    return {str(mime): (v if isinstance(v, str) else json.dumps(v))[:_TEXT] for mime, v in data.items()}
+
+
+def error_output(name: object, message: object, traceback: object) -> ErrorOutput:
+    lines = tuple(str(line) for line in traceback) if isinstance(traceback, list) else ()
+    numbers = [int(n) for line in lines for n in _LINE.findall(_ANSI.sub("", line))[:1]]
+    return ErrorOutput(name=str(name), message=str(message), traceback=lines, line=numbers[0] if numbers else None)
+
+
+def variables_of(listed: object) -> tuple[Variable, ...]:
+    """Variables as the kernel describes them; what is malformed is left out."""
+    found = []
+    for entry in listed if isinstance(listed, list) else []:
+        try:
+            found.append(Variable.model_validate(entry))
+        except ValueError:
+            continue
+    return tuple(found)

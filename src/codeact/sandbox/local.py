@@ -1,0 +1,472 @@
+"""The default sandbox: kernels forked from a zygote, each locked in namespaces of its own. Linux only.
+
+Needs no Docker, no privileges and no daemon. The boundary is described and listed in ``isolation``; how it is
+tested in docs/security.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from codeact.contracts import FileInfo, HostTool
+from codeact.errors import (
+    FileTransferError,
+    IsolationUnavailable,
+    KernelStartError,
+    SandboxError,
+    SessionClosed,
+    UsageError,
+)
+from codeact.sandbox import cgroups, wire
+from codeact.sandbox.channels import Channels
+from codeact.sandbox.isolation import Jail
+from codeact.sandbox.kernel import KernelSession
+from codeact.sandbox.limits import Limits, copy_bounded
+
+_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")  # the order of kernelapp.CHANNELS
+_START_LIMIT = 120.0  # seconds: a cold disk and the data stack
+_ANSWER_LIMIT = 20.0
+PRELOAD = (
+    "codeact.sandbox.kernelapp",
+    "numpy",
+    "pandas",
+    "matplotlib.pyplot",
+    "matplotlib_inline.backend_inline",
+    "IPython.core.completer",
+)
+_KERNEL_ENVIRONMENT = {"MPLCONFIGDIR": "/tmp/home/.matplotlib", "PYTHONPATH": None}  # of the zygote, not of sessions
+REMEDY = (
+    "Remedy: allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
+    "kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces>0), run as root, or give up the "
+    "boundary with --sandbox unsafe-process."
+)
+
+
+class LocalSandbox:
+    """Sessions on this machine. ``async with LocalSandbox() as sandbox: session = await sandbox.session()``.
+
+    The zygote starts with the first session (a second or two) and serves all later ones.
+    """
+
+    name = "local"
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._sessions: dict[str, LocalSession] = {}
+        self._zygote: _Zygote | None = None
+        self._starting = asyncio.Lock()
+        self._closed = False
+
+    async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> LocalSession:
+        if self._closed:
+            raise SessionClosed("the sandbox is closed")
+        async with self._starting:
+            if self._zygote is None or not self._zygote.alive:
+                if self._zygote is not None:
+                    await self._zygote.close()
+                self._zygote = await _Zygote.start()
+        id = id or secrets.token_hex(8)
+        if id in self._sessions:
+            raise UsageError(f"there is a session {id!r} already")
+        session = LocalSession(id, self.limits, {tool.name: tool for tool in tools}, self._zygote, self._sessions)
+        self._sessions[id] = session
+        try:
+            await session.spawn()
+            await session.open()
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.gather(*(session.close() for session in list(self._sessions.values())))
+        if self._zygote is not None:
+            await self._zygote.close()
+            self._zygote = None
+
+    async def __aenter__(self) -> LocalSandbox:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
+class _Zygote:
+    """The host's hold on the zygote process and on the directory where the sessions' sockets listen."""
+
+    def __init__(self, process: subprocess.Popen[bytes], end: socket.socket, directory: Path) -> None:
+        self.process = process
+        self.end = end
+        self.directory = directory
+        (directory / "root").mkdir()
+        self.folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    @classmethod
+    async def start(cls) -> _Zygote:
+        if sys.platform != "linux":
+            raise IsolationUnavailable(
+                f"the local sandbox needs Linux, this is {sys.platform}; use a Linux machine, "
+                "or give up the boundary with --sandbox unsafe-process"
+            )
+        cgroups.sweep()
+        _sweep_directories()
+        ours, theirs = wire.pair()
+        directory = Path(tempfile.mkdtemp(prefix=f"codeact-{os.getpid()}-"))
+        try:
+            with theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "codeact.sandbox.zygote", str(theirs.fileno())],
+                    env=_environment(),
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    cwd="/",
+                    start_new_session=True,
+                )
+            wire.send(ours, {"preload": PRELOAD})
+            zygote = cls(process, ours, directory)
+            if await _receive(ours, _START_LIMIT) is None:
+                process.kill()
+                assert process.stderr is not None
+                said = process.stderr.read().decode(errors="replace").strip().splitlines()
+                raise KernelStartError(f"the zygote did not start: {said[-1] if said else 'no word of why'}")
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            ours.close()
+            raise
+        return zygote
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    async def close(self) -> None:
+        self.end.close()
+        try:
+            await asyncio.to_thread(self.process.wait, 5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            await asyncio.to_thread(self.process.wait)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        os.close(self.folder)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class LocalSession(KernelSession):
+    """One session: process 1 behind a pair of sockets, the kernel behind five that listen on the host."""
+
+    def __init__(
+        self,
+        id: str,
+        limits: Limits,
+        tools: dict[str, HostTool],
+        zygote: _Zygote,
+        registry: dict[str, LocalSession],
+    ) -> None:
+        super().__init__(id, limits, tools)
+        self._zygote = zygote
+        self._registry = registry
+        self._control: socket.socket | None = None
+        self._process: int | None = None  # pidfd of process 1
+        self._cgroup: cgroups.Cgroup | None = None
+        self._kills_seen = 0
+        self._name = secrets.token_hex(6)
+        self._replies: dict[int, asyncio.Future[tuple[dict[str, Any], list[int]]]] = {}
+        self._next = 0
+        self._gone: asyncio.Future[str] | None = None
+        self._ready: asyncio.Future[None] | None = None
+
+    # --- process 1 ---
+
+    async def spawn(self) -> None:
+        """Fork the session off the zygote. Raises IsolationUnavailable where the boundary cannot be built."""
+        loop = asyncio.get_running_loop()
+        limits = self.limits
+        self._cgroup = cgroups.create(f"{os.getpid()}-{self._name}", limits.memory, limits.processes)
+        self._control, theirs = wire.pair()
+        self._control.setblocking(False)
+        listening = [self._listen(channel) for channel in _CHANNELS]
+        jail = Jail(
+            mount_point=str(self._zygote.directory / "root"),
+            readable=_readable(),
+            memory=limits.memory,
+            disk=limits.disk,
+            processes=limits.processes,
+            open_files=limits.open_files,
+        )
+        paths = [str(path) for path in self._cgroup.paths] if self._cgroup else []
+        self._ready = loop.create_future()
+        try:
+            descriptors = [theirs.fileno(), *(s.fileno() for s in listening)]
+            wire.send(self._zygote.end, {"jail": jail.model_dump(), "cgroups": paths}, descriptors)
+        except OSError as error:
+            raise KernelStartError(f"the zygote is gone: {error}") from error
+        finally:
+            theirs.close()
+            for listener in listening:
+                listener.close()
+        loop.add_reader(self._control, self._on_control)
+        try:
+            await asyncio.wait_for(asyncio.shield(self._ready), _ANSWER_LIMIT)
+        except TimeoutError as error:
+            raise KernelStartError(f"the session did not come up within {_ANSWER_LIMIT:.0f} seconds") from error
+
+    def _listen(self, channel: str) -> socket.socket:
+        """A listening socket that the kernel inherits, so that it needs no path of the host to be reached."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # through the descriptor: short whatever TMPDIR is, and what the kernel can read of it tells nothing
+        listener.bind(f"/proc/self/fd/{self._zygote.folder}/{self._name}-{channel}")
+        listener.listen(16)
+        return listener
+
+    def _on_control(self) -> None:
+        assert self._control is not None and self._ready is not None
+        try:
+            received = wire.receive(self._control)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            received = None
+        if received is None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._on_gone("the session's first process is gone")
+            return
+        message, descriptors = received
+        match message.get("event"):
+            case "spawned":
+                self._process = descriptors.pop()
+            case "ready":
+                _settle(self._ready)
+            case "failed":
+                self._on_failed(message)
+            case "exit":
+                if self._gone is not None and not self._gone.done():
+                    self._gone.set_result(self._cause(message))
+            case _:
+                waiting = self._replies.pop(int(message.get("reply", -1)), None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result((message, descriptors))
+                    descriptors = []
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _on_failed(self, message: dict[str, Any]) -> None:
+        assert self._ready is not None
+        why = str(message.get("error"))
+        error: SandboxError = IsolationUnavailable(f"the isolation cannot be built here: {why}. {REMEDY}")
+        if not self._ready.done():
+            self._ready.set_exception(error)
+
+    def _on_gone(self, why: str) -> None:
+        for waiting in [self._ready, self._gone, *self._replies.values()]:
+            if waiting is not None and not waiting.done():
+                if waiting is self._gone:
+                    self._gone.set_result(why)
+                else:
+                    waiting.set_exception(KernelStartError(why))
+        self._replies.clear()
+
+    def _cause(self, message: dict[str, Any]) -> str:
+        code = int(message.get("code", 0))
+        kills = self._cgroup.out_of_memory_kills() if self._cgroup else 0
+        if message.get("over_memory") or (kills > self._kills_seen and code == -signal.SIGKILL):
+            self._kills_seen = kills
+            return f"it used more memory than its limit of {self.limits.memory >> 20} MiB"
+        said = str(message.get("said", "")).splitlines()
+        last = f": {said[-1][:200]}" if said else ""
+        if code < 0:
+            return f"it was ended by signal {-code} ({signal.strsignal(-code)}){last}"
+        return f"it exited with status {code}{last}"
+
+    def _notice(self) -> str | None:
+        killed = (self._cgroup.out_of_memory_kills() if self._cgroup else 0) - self._kills_seen
+        self._kills_seen += killed
+        if not killed:
+            return None
+        limit = self.limits.memory >> 20
+        return f"Of the processes that the code had started, {killed} were killed: over the limit of {limit} MiB."
+
+    async def _ask(self, op: str, **request: Any) -> tuple[dict[str, Any], list[int]]:
+        if self._control is None:
+            raise SessionClosed(f"session {self.id} is closed")
+        self._next += 1
+        waiting: asyncio.Future[tuple[dict[str, Any], list[int]]] = asyncio.get_running_loop().create_future()
+        self._replies[self._next] = waiting
+        try:
+            wire.send(self._control, {"op": op, "id": self._next, **request})
+            return await asyncio.wait_for(waiting, _ANSWER_LIMIT)
+        except TimeoutError as error:
+            raise SandboxError(f"the session did not answer within {_ANSWER_LIMIT:.0f} seconds") from error
+        except OSError as error:
+            raise SandboxError(f"the session is gone: {error}") from error
+
+    # --- the kernel ---
+
+    async def _start_kernel(self) -> tuple[Channels, asyncio.Future[str]]:
+        key = secrets.token_hex(32)
+        self._gone = asyncio.get_running_loop().create_future()
+        reply, _ = await self._ask("start", key=key, environment=_KERNEL_ENVIRONMENT)
+        if "error" in reply:
+            raise KernelStartError(f"the kernel could not be forked: {reply['error']}")
+        base = f"ipc:///proc/self/fd/{self._zygote.folder}/{self._name}-"
+        return Channels({channel: base + channel for channel in _CHANNELS}, key.encode()), self._gone
+
+    async def _interrupt_kernel(self) -> None:
+        await self._ask("interrupt")
+
+    async def _kill_kernel(self) -> None:
+        await self._ask("kill")
+        if self._gone is not None:
+            await asyncio.wait_for(asyncio.shield(self._gone), _ANSWER_LIMIT)
+
+    async def _release(self) -> None:
+        self._registry.pop(self.id, None)
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()  # process 1 reads the end of file and takes everything with it
+            self._control = None
+        self._on_gone("the session was closed")
+        if self._process is not None:
+            await self._wait_gone(self._process)
+            os.close(self._process)
+            self._process = None
+        for channel in _CHANNELS:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._zygote.directory / f"{self._name}-{channel}")
+        if self._cgroup is not None:
+            await asyncio.to_thread(self._cgroup.remove)
+            self._cgroup = None
+
+    @staticmethod
+    async def _wait_gone(process: int) -> None:
+        """Until process 1 has ended; after two seconds it is killed."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(process, lambda: _settle(ended))
+        try:
+            for _ in range(2):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(ended), 2)
+                    return
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+        finally:
+            loop.remove_reader(process)
+
+    # --- files ---
+
+    async def _open(self, path: str, writing: bool) -> int:
+        reply, descriptors = await self._ask("open", path=path, writing=writing)
+        if "error" in reply or not descriptors:
+            raise FileTransferError(f"{path}: {reply.get('error', 'no file came back')}")
+        return descriptors[0]
+
+    async def put(self, path: str, data: bytes | IO[bytes]) -> None:
+        with open(await self._open(path, writing=True), "wb") as file:
+            try:
+                await asyncio.to_thread(copy_bounded, data, file, self.limits.file)
+            except OSError as error:
+                raise FileTransferError(f"{path}: {error.strerror} in the workspace") from error
+            except ValueError as error:
+                raise FileTransferError(f"{path}: {error}") from error
+
+    async def get(self, path: str) -> bytes:
+        with open(await self._open(path, writing=False), "rb") as file:
+            data = await asyncio.to_thread(file.read, self.limits.file + 1)
+        if len(data) > self.limits.file:
+            raise FileTransferError(f"{path}: larger than the limit of {self.limits.file} bytes")
+        return data
+
+    async def files(self) -> tuple[FileInfo, ...]:
+        reply, _ = await self._ask("list")
+        return tuple(FileInfo(path=path, size=size) for path, size in reply.get("files", ()))
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _receive(end: socket.socket, limit: float) -> dict[str, Any] | None:
+    """The next message within ``limit`` seconds, or None at the end of file. Raises KernelStartError."""
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(end, lambda: _settle(arrived))
+    try:
+        await asyncio.wait_for(arrived, limit)
+    except TimeoutError as error:
+        raise KernelStartError(f"the zygote did not start within {limit:.0f} seconds") from error
+    finally:
+        loop.remove_reader(end)
+    received = wire.receive(end)
+    return None if received is None else received[0]
+
+
+def _environment() -> dict[str, str]:
+    """All that a session inherits: nothing of the host's environment but its time zone."""
+    scripts = sysconfig.get_path("scripts")
+    environment = {
+        "PATH": f"{scripts}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/tmp/home",
+        "USER": "user",
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "MPLCONFIGDIR": str(_font_cache()),
+        "IPYTHONDIR": "/tmp/home/.ipython",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    if "TZ" in os.environ:
+        environment["TZ"] = os.environ["TZ"]
+    package = Path(__file__).parents[2]
+    if not package.name.endswith("-packages"):
+        environment["PYTHONPATH"] = str(package)
+    return environment
+
+
+def _font_cache() -> Path:
+    """Where matplotlib keeps its list of fonts, which takes seconds to make."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = base / "codeact" / "matplotlib"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.gettempdir())
+    return path
+
+
+@functools.cache
+def _readable() -> tuple[str, ...]:
+    """The host paths that a session sees: the Python it runs on, and this package."""
+    paths = {Path(sys.base_prefix).resolve(), Path(sys.base_exec_prefix).resolve(), Path(sys.prefix).resolve()}
+    paths.update(Path(p).resolve() for p in sysconfig.get_paths().values())
+    paths.add(Path(__file__).resolve().parents[1])
+    forbidden = {Path("/"), Path("/home"), Path("/root"), Path("/etc"), Path("/tmp"), Path("/var"), Path.home()}
+    return tuple(sorted(str(p) for p in paths if p.is_dir() and p not in forbidden))
+
+
+def _sweep_directories() -> None:
+    """Remove the socket directories of host processes that were killed."""
+    for path in Path(tempfile.gettempdir()).glob("codeact-*-*"):
+        owner = path.name.split("-")[1]
+        if owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,172 @@
+"""``unsafe-process``: a kernel as an ordinary process of the user who starts it. **There is no boundary.**
+
+The code can read, change and send whatever this user can. For machines that are a sandbox themselves (a throw-away
+container or virtual machine) and for systems without Linux's namespaces. Never chosen by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from jupyter_client.connect import write_connection_file
+
+from codeact.contracts import FileInfo, HostTool
+from codeact.errors import FileTransferError, SessionClosed, UsageError
+from codeact.sandbox.channels import Channels
+from codeact.sandbox.kernel import KernelSession
+from codeact.sandbox.limits import Limits, copy_bounded
+
+_LISTED = 2000
+_SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+
+
+class ProcessSandbox:
+    """Sessions without a boundary. Of the limits only the times and the sizes of files carried in and out hold."""
+
+    name = "unsafe-process"
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._sessions: dict[str, ProcessSession] = {}
+        self._closed = False
+
+    async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> ProcessSession:
+        if self._closed:
+            raise SessionClosed("the sandbox is closed")
+        id = id or secrets.token_hex(8)
+        if id in self._sessions:
+            raise UsageError(f"there is a session {id!r} already")
+        session = ProcessSession(id, self.limits, {tool.name: tool for tool in tools}, self._sessions)
+        self._sessions[id] = session
+        try:
+            await session.open()
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.gather(*(session.close() for session in list(self._sessions.values())))
+
+    async def __aenter__(self) -> ProcessSandbox:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
+class ProcessSession(KernelSession):
+    """A kernel process with a temporary directory as its workspace and working directory."""
+
+    def __init__(
+        self, id: str, limits: Limits, tools: dict[str, HostTool], registry: dict[str, ProcessSession]
+    ) -> None:
+        super().__init__(id, limits, tools)
+        self._registry = registry
+        self._directory = tempfile.TemporaryDirectory(prefix="codeact-unsafe-", ignore_cleanup_errors=True)
+        self.workspace = Path(self._directory.name, "workspace")
+        self.workspace.mkdir()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def _start_kernel(self) -> tuple[Channels, asyncio.Future[str]]:
+        run = Path(self._directory.name, secrets.token_hex(4))
+        file, info = write_connection_file(
+            f"{run}.json", transport="ipc", ip=str(run), key=secrets.token_hex(32).encode()
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "codeact.sandbox.kernelapp", "-f", file],
+            cwd=self.workspace,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        exited: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._watcher = asyncio.create_task(self._watch(self._process, exited))
+        ports = {name: port for name, port in info.items() if name.endswith("_port")}
+        addresses = {name.removesuffix("_port"): f"ipc://{run}-{port}" for name, port in ports.items()}
+        return Channels(addresses, str(info["key"]).encode()), exited
+
+    @staticmethod
+    async def _watch(process: subprocess.Popen[bytes], exited: asyncio.Future[str]) -> None:
+        while process.poll() is None:  # noqa: ASYNC110  # macOS has no pidfd to wait on
+            await asyncio.sleep(0.1)
+        code = process.returncode
+        cause = f"it was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"it exited with {code}"
+        if not exited.done():
+            exited.set_result(cause)
+
+    async def _interrupt_kernel(self) -> None:
+        self._signal(signal.SIGINT)
+
+    async def _kill_kernel(self) -> None:
+        self._signal(signal.SIGKILL)
+        if self._watcher is not None:
+            await asyncio.wait({self._watcher}, timeout=10)
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    async def _release(self) -> None:
+        self._registry.pop(self.id, None)
+        await self._kill_kernel()
+        self._directory.cleanup()
+
+    # --- files ---
+
+    def _resolve(self, path: str) -> Path:
+        target = (self.workspace / path).resolve()
+        if not path or not target.is_relative_to(self.workspace.resolve()):
+            raise FileTransferError(f"{path}: a path is relative to the workspace and stays in it")
+        return target
+
+    async def put(self, path: str, data: bytes | IO[bytes]) -> None:
+        target = self._resolve(path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                copy_bounded(data, file, self.limits.file)
+        except OSError as error:
+            raise FileTransferError(f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            raise FileTransferError(f"{path}: {error}") from error
+
+    async def get(self, path: str) -> bytes:
+        target = self._resolve(path)
+        try:
+            if not target.is_file():
+                raise FileTransferError(f"{path}: {'not a plain file' if target.exists() else 'No such file'}")
+            if target.stat().st_size > self.limits.file:
+                raise FileTransferError(f"{path}: larger than the limit of {self.limits.file} bytes")
+            return target.read_bytes()
+        except OSError as error:
+            raise FileTransferError(f"{path}: {error.strerror}") from error
+
+    async def files(self) -> tuple[FileInfo, ...]:
+        found = []
+        for path in sorted(self.workspace.rglob("*")):
+            relative = path.relative_to(self.workspace)
+            if path.is_file() and not path.is_symlink() and not any(p.startswith(".") for p in relative.parts):
+                found.append(FileInfo(path=str(relative), size=path.stat().st_size))
+        return tuple(found[:_LISTED])
+
+
+def _environment() -> dict[str, str]:
+    """The host's environment less what looks like a secret: politeness, not a boundary."""
+    kept = {k: v for k, v in os.environ.items() if not any(word in k.upper() for word in _SECRET_WORDS)}
+    return kept | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}

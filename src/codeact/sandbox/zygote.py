@@ -1,0 +1,105 @@
+"""The zygote: one process with IPython and the data stack already imported. Each session is a fork of it.
+
+    host process ──pair── zygote ──fork── (supervisor: leaves the host's namespaces, forks, exits)
+         │                                    └─fork── process 1 of the session: locked in, owns the kernel
+         └────────────────pair───────────────────────┘      └─fork── the kernel (codeact.sandbox.kernelapp)
+
+The zygote itself runs no code of a model, opens no connection and starts with a scrubbed environment, so that a
+fork of it holds no secret. It ends when the host's end of its pair closes; each session ends with its own pair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from codeact.sandbox import init, isolation, linux, wire
+
+
+def preload(modules: list[str]) -> list[str]:
+    """Import what sessions will want; returns what could be imported."""
+    loaded = []
+    for name in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+            loaded.append(name)
+    return loaded
+
+
+def main() -> None:
+    """``python -m codeact.sandbox.zygote FD``: serve spawn requests until the other end closes."""
+    host = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the host process
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    first = wire.receive(host)
+    if first is None:
+        return
+    wire.send(host, {"loaded": preload(first[0]["preload"])})
+    gc.collect()
+    gc.freeze()  # keeps the collector of every fork from touching, and so copying, these pages
+    is_root = os.geteuid() == 0 and linux.has_capability(linux.CAP_SYS_ADMIN)
+    wake = _wake_on_child()
+    while True:
+        readable, _, _ = select.select([host.fileno(), wake], [], [])
+        if wake in readable:
+            os.read(wake, 4096)
+            _reap()
+        if host.fileno() in readable:
+            request = wire.receive(host)
+            if request is None:
+                return
+            _spawn(host, *request, is_root)
+
+
+def _wake_on_child() -> int:
+    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return read
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _spawn(host: socket.socket, request: dict[str, Any], descriptors: list[int], is_root: bool) -> None:
+    """Fork one session. Whatever fails is told to the host over the session's own pair."""
+    child = os.fork()
+    if child:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return
+    control = socket.socket(fileno=descriptors[0])
+    try:
+        host.close()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        jail = isolation.Jail.model_validate(request["jail"])
+        for path in request["cgroups"]:
+            with open(os.path.join(path, "cgroup.procs"), "w") as file:
+                file.write(str(os.getpid()))
+        isolation.enter_namespaces(is_root)
+        first = os.fork()
+        if first:
+            handle = os.pidfd_open(first)
+            wire.send(control, {"event": "spawned", "pid": first}, [handle])
+        else:
+            isolation.build_root(jail, is_root)
+            init.run(control, descriptors[1:], jail, is_root, watch=not request["cgroups"])
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            wire.send(control, {"event": "failed", "error": f"{error}", "kind": type(error).__name__})
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
