@@ -1,3 +1,42 @@
-"""An agent whose only action is Python, run in an isolated, stateful Jupyter kernel."""
+"""An agent whose only action is Python, run in an isolated, stateful Jupyter kernel.
+
+    from codeact import Agent
+    print(Agent("qwen2.5-coder").run("How many rows has cars.csv?", files=["cars.csv"]).answer)
+
+Names are imported when they are used: ``import codeact`` itself loads nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codeact.agent import Agent, Budget, Conversation, RunResult
+    from codeact.models import open_model
+    from codeact.sandbox import Sandbox
+    from codeact.tools import tool
 
 __version__ = "0.1.0"
+__all__ = ["Agent", "Budget", "Conversation", "RunResult", "Sandbox", "open_model", "tool"]
+
+_HOMES = {
+    "Agent": "codeact.agent",
+    "Budget": "codeact.agent",
+    "Conversation": "codeact.agent",
+    "RunResult": "codeact.agent",
+    "Sandbox": "codeact.sandbox",
+    "open_model": "codeact.models",
+    "tool": "codeact.tools",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'codeact' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -343,6 +343,8 @@ class HostTool(Protocol):
     name: str
     stub: str
     """Python source that defines the function in the kernel, with signature and docstring."""
+    description: str
+    """Signature and purpose in a line or two, for the model."""
 
     def call(self, arguments: dict[str, object]) -> object:
         """Run it. ``arguments`` and the result are JSON values; may return an awaitable. Raises ToolError."""
@@ -361,9 +363,15 @@ class FileInfo(Value):
 
 @runtime_checkable
 class Session(Protocol):
-    """One stateful kernel and its workspace. One execution at a time; a second one waits."""
+    """One stateful kernel and its workspace. One execution at a time; a second one waits.
+
+    ``description`` tells a model in a few sentences what it has here: language, packages, files, limits.
+    """
 
     id: str
+
+    @property
+    def description(self) -> str: ...
 
     def execute(self, code: str, *, timeout: float | None = None) -> AsyncIterator[Output | ExecutionResult]:
         """Run code. Yields outputs while it runs and, last, exactly one ExecutionResult.

@@ -18,6 +18,7 @@ def to_notebook(trajectory: Trajectory) -> dict[str, Any]:
     they are run again. Host tools do not exist there, and files have to be put beside the notebook.
     """
     cells: list[dict[str, Any]] = []
+    code_cell: dict[str, Any] | None = None
     unrun: str | None = None
 
     def text(source: str) -> None:
@@ -39,17 +40,12 @@ def to_notebook(trajectory: Trajectory) -> dict[str, Any]:
                     text(f"## Answer\n\n{reply.answer.strip()}")
                 unrun = reply.code
             case ExecutionStarted():
-                cell = {
-                    "cell_type": "code",
-                    "metadata": {},
-                    "source": event.code,
-                    "outputs": [],
-                    "execution_count": None,
-                }
-                cells.append(cell)
+                code_cell = _code_cell(event.code)
+                cells.append(code_cell)
                 unrun = None
-            case ExecutionFinished() if cells and cells[-1]["cell_type"] == "code":
-                _fill(cells[-1], event.result)
+            case ExecutionFinished() if code_cell is not None:
+                _fill(code_cell, event.result)
+                code_cell = None
             case Notice():
                 text("> " + event.text.replace("\n", "\n> "))
             case RunFinished() if event.reason != "answered":
@@ -66,6 +62,10 @@ def to_notebook(trajectory: Trajectory) -> dict[str, Any]:
         "codeact": {"created": trajectory.header.created, "version": trajectory.header.codeact},
     }
     return {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells}
+
+
+def _code_cell(code: str) -> dict[str, Any]:
+    return {"cell_type": "code", "metadata": {}, "source": code, "outputs": [], "execution_count": None}
 
 
 def _not_run(code: str) -> str:

@@ -32,6 +32,7 @@ LIMITS: dict[Style, int] = {"codeact": 4000, "codeact-upstream": 4000, "mint": 2
 OVERHEAD = 3500
 """Characters, at most, that ``render`` adds to its limit: what was cut, how the execution ended, state changes."""
 
+_NOTHING = {"ok": "[The code ran and printed nothing.]", "error": "[The code failed without a message.]"}
 _RAW = 1 << 18
 _IMAGES = 8
 
@@ -75,7 +76,7 @@ def render(
         body = body.rstrip("\n")
         notes = _notes(result)
         if not body.strip():
-            body = "" if result.status != "ok" else "[The code ran and printed nothing.]"
+            body = _NOTHING.get(result.status, "")
     text, cut = _shorten_with(body, limit, gap, result)
     whole = "\n".join(part for part in (text, *notes) if part)
     if style == "mint":

@@ -45,7 +45,7 @@ class FenceParser(TextParser):
 
     def _plain(self) -> bool:
         """Text outside of any fence, from the beginning of a line or from behind its harmless beginning."""
-        indent = _INDENT.match(self._text, self._pos, self._end)
+        indent = _INDENT.match(self._text, self._pos, self._end) if self._line_begins else None
         first = indent.end() if indent else self._pos
         if first >= self._end:
             return False
@@ -59,6 +59,8 @@ class FenceParser(TextParser):
             return self._whole_line()
         mark = _BACKTICK_OR_LINE_END.search(self._text, first, self._end)
         if mark is not None and mark[0] == "`":
+            self._show("thought", self._plain_from, mark.start())
+            self._line_begins, self._pos = False, mark.start()
             return self._whole_line()
         end = mark.end() if mark else self._end
         self._show("thought", self._plain_from, end)

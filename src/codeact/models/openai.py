@@ -40,6 +40,7 @@ NO_KEY = "none"
 _MAX_WAIT = 30.0  # seconds before a retry, whatever Retry-After asks for
 _QUESTION_TIMEOUT = 2.0  # seconds for optional questions to the server (its models, its window)
 _USAGE_GRACE = 5.0  # seconds for the usage to follow the end of the reply
+_DRAIN = 0.1  # seconds for the end of the response to follow [DONE]
 _KEEPALIVES = 5  # times `timeout` that a server may go on sending signs of life without a word of the reply
 _SEES = ("gpt-4o", "gpt-4.1", "gpt-5", "o3", "o4-mini", "claude", "gemini", "gemma3", "gemma-3", "llava", "pixtral")
 
@@ -169,6 +170,7 @@ class OpenAIModel:
                 while (payload := await self._next(events, ended)) is not None:
                     if payload.strip() == DONE:
                         ended = True
+                        await _drain(body)
                         break
                     completion = self._read(payload)
                     served = completion.model or served
@@ -338,6 +340,16 @@ async def _bytes(response: Any) -> AsyncGenerator[bytes, None]:
         if "Timeout" in type(error).__name__:
             raise _Failed("the stream went silent", silent=True) from error
         raise _Failed("the connection broke in the middle of the reply") from error
+
+
+async def _drain(body: AsyncIterator[bytes]) -> None:
+    """Read to the end of a response, if it is near: then the connection serves the next turn as well."""
+    try:
+        async with asyncio.timeout(_DRAIN):
+            async for _ in body:
+                pass
+    except (TimeoutError, _Failed):
+        pass  # the reply is whole, only the connection is lost
 
 
 def _chunks(choice: Choice) -> list[TextDelta | ToolCallDelta]:

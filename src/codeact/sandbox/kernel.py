@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -43,6 +44,10 @@ _NAMED = 20
 
 class KernelSession(ABC):
     """One stateful kernel. See ``codeact.contracts.Session`` for what the public methods promise."""
+
+    language = f"Python {platform.python_version()}"
+    workspace_name = "/workspace"
+    network = "There is no network."
 
     def __init__(self, id: str, limits: Limits, tools: Mapping[str, HostTool]) -> None:
         self.id = id
@@ -85,6 +90,20 @@ class KernelSession(ABC):
 
     @abstractmethod
     async def files(self) -> tuple[FileInfo, ...]: ...
+
+    @property
+    def description(self) -> str:
+        """What a model should know of this session."""
+        limits = self.limits
+        lines = [
+            f"The notebook runs {self.language}. Its working directory is {self.workspace_name}: the user's files are "
+            f"there, and files that you save there reach the user. {self.network}",
+            f"One piece of code may run for {limits.timeout:g} seconds and use {limits.memory >> 20} MiB of memory.",
+        ]
+        if self.tools:
+            listed = "\n".join(f"- {tool.description}" for tool in self.tools.values())
+            lines.append(f"These functions are defined and run outside of the notebook; call them directly:\n{listed}")
+        return "\n".join(lines)
 
     # --- the kernel's life ---
 
@@ -142,7 +161,7 @@ class KernelSession(ABC):
         lost = f"All variables are lost ({shown})." if names else "It held no variables."
         self._drop_channels()
         self._names = {}
-        return f"The kernel died: {cause}. {lost} Files in /workspace are kept."
+        return f"The kernel died: {cause}. {lost} Files in {self.workspace_name} are kept."
 
     # --- running code ---
 
@@ -308,6 +327,7 @@ class _Execution:
         self.message_id = ""
         self.started = time.monotonic()
         self.error: ErrorOutput | None = None
+        self.calls: list[asyncio.Task[None]] = []
 
     async def outputs(self, code: str) -> AsyncIterator[Output]:
         request = {
@@ -335,6 +355,8 @@ class _Execution:
             if not arrivals and self.exited.done():
                 break
         self.over = True
+        for call in self.calls:
+            call.cancel()
 
     async def _pause(self) -> float:
         """How long to wait for the next message; interrupts and kills when their times have come."""
@@ -366,7 +388,8 @@ class _Execution:
         if socket is self.channels.stdin:
             if kind == "input_request":
                 prompt = str(message["content"].get("prompt", ""))
-                await self.channels.answer(message["header"], await self.session.call_tool(prompt))
+                # beside this loop, so that output, interrupts and the time limit go on while the tool runs
+                self.calls.append(asyncio.create_task(self._call_tool(message["header"], prompt)))
             return None
         if kind == "status":
             self.idle = self.idle or (ours and message["content"].get("execution_state") == "idle")
@@ -375,6 +398,11 @@ class _Execution:
         if isinstance(output, ErrorOutput):
             self.error = output
         return output
+
+    async def _call_tool(self, parent: dict[str, Any], prompt: str) -> None:
+        value = await self.session.call_tool(prompt)
+        if not self.over:
+            await self.channels.answer(parent, value)
 
     async def result(self) -> ExecutionResult:
         """The result, the execution being over."""
@@ -447,4 +475,4 @@ class _Execution:
             await self.session.put(path, self.collector.whole)
         except SandboxError:
             return None  # no room left in the workspace: what is kept is in the result
-        return f"/workspace/{path}"
+        return f"{self.session.workspace_name}/{path}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib.util
 import os
 import secrets
 import shutil
@@ -48,12 +49,22 @@ PRELOAD = (
     "matplotlib_inline.backend_inline",
     "IPython.core.completer",
 )
+KNOWN_PACKAGES = (
+    "numpy", "pandas", "matplotlib", "scipy", "sklearn", "seaborn", "statsmodels", "sympy", "polars", "pyarrow",
+    "duckdb", "openpyxl", "networkx", "torch", "transformers", "requests", "bs4", "PIL", "cv2", "nltk",
+)  # fmt: skip
 _KERNEL_ENVIRONMENT = {"MPLCONFIGDIR": "/tmp/home/.matplotlib", "PYTHONPATH": None}  # of the zygote, not of sessions
 REMEDY = (
     "Remedy: allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
     "kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces>0), run as root, or give up the "
     "boundary with --sandbox unsafe-process."
 )
+
+
+def _packages() -> str:
+    """The packages of the field that are installed here and so in every session, for the model to know."""
+    found = [name for name in KNOWN_PACKAGES if importlib.util.find_spec(name) is not None]
+    return f" with {', '.join(found)}" if found else ""
 
 
 class LocalSandbox:
@@ -171,6 +182,8 @@ class _Zygote:
 
 class LocalSession(KernelSession):
     """One session: process 1 behind a pair of sockets, the kernel behind five that listen on the host."""
+
+    language = KernelSession.language + _packages()
 
     def __init__(
         self,

@@ -69,6 +69,8 @@ class ProcessSandbox:
 class ProcessSession(KernelSession):
     """A kernel process with a temporary directory as its workspace and working directory."""
 
+    network = ""
+
     def __init__(
         self, id: str, limits: Limits, tools: dict[str, HostTool], registry: dict[str, ProcessSession]
     ) -> None:
@@ -77,6 +79,7 @@ class ProcessSession(KernelSession):
         self._directory = tempfile.TemporaryDirectory(prefix="codeact-unsafe-", ignore_cleanup_errors=True)
         self.workspace = Path(self._directory.name, "workspace")
         self.workspace.mkdir()
+        self.workspace_name = str(self.workspace)
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: asyncio.Task[None] | None = None
 
