@@ -72,7 +72,7 @@ class Context:
                 fold.settle()
                 size = self._fit(fold, cut, ratio)
                 if event.usage.prompt_tokens and not event.usage.estimated and size:
-                    ratio = min(4.0, max(0.3, event.usage.prompt_tokens / size))
+                    ratio = min(4.0, max(0.5, event.usage.prompt_tokens / size))
             fold.read(event)
         fold.settle()
         self._fit(fold, cut, ratio)

@@ -180,6 +180,7 @@ def _configuration() -> Config:
 
 def serve_on(descriptors: list[int], key: bytes) -> None:
     """Run the kernel over five listening Unix sockets (in the order of CHANNELS) until it is told to shut down."""
+    sys.path.insert(0, "")  # modules that the code writes into its working directory
     App.listening = dict(enumerate(descriptors, 1))
     app = App.instance(config=_configuration(), transport="ipc", ip="/kernel")
     for port, channel in enumerate(CHANNELS, 1):

@@ -46,7 +46,6 @@ PRELOAD = (
     "numpy",
     "pandas",
     "matplotlib.pyplot",
-    "matplotlib_inline.backend_inline",
     "IPython.core.completer",
 )
 KNOWN_PACKAGES = (
