@@ -227,6 +227,9 @@ class _Run:
                 if self.reply is None:
                     yield self._stopped()
                     return
+                if self.reply.problem and not self.reply.code:
+                    yield events.Observed(turn=self.turn, text=self.reply.problem)  # nothing to run: ask again
+                    continue
                 if self.reply.answer is not None:
                     yield self.end("answered", answer=self.reply.answer)
                     return
@@ -321,9 +324,6 @@ class _Run:
     async def _run_code(self, reply: Reply) -> AsyncIterator[Event]:
         of = self.of
         assert reply.code is not None
-        if reply.problem and not reply.code.strip():
-            yield events.Observed(turn=self.turn, text=reply.problem)
-            return
         self.executions += 1
         yield events.ExecutionStarted(turn=self.turn, code=reply.code)
         self.result = None

@@ -23,7 +23,7 @@ from codeact.events import (
     RunStarted,
 )
 from codeact.observation import changes_text
-from codeact.plaintext import plain, shorten
+from codeact.plaintext import plain, short, shorten
 from codeact.tracebacks import error_text
 from codeact.trajectory import Trajectory
 
@@ -96,7 +96,7 @@ def to_html(trajectory: Trajectory) -> str:
             case ExecutionFinished():
                 parts.append(_result(event.result))
             case Notice():
-                parts.append(f'<p class="note">{escape(event.text)}</p>')
+                parts.append(f'<p class="note">{_text(event.text)}</p>')
             case RunFinished():
                 parts.append(_finish(event))
             case _:
@@ -109,31 +109,34 @@ def to_html(trajectory: Trajectory) -> str:
 def _page(title: str, body: str, footer: str) -> str:
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    page = f"""<!doctype html>
+    return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
-<title>{escape(title)}</title>
+<title>{_text(title)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
 <main>
 {body}
-<footer>{escape(footer)}</footer>
+<footer>{_text(footer)}</footer>
 </main>
 </body>
 </html>
 """
-    return page.encode("utf-8", "replace").decode()  # lone surrogates could not be written to a file
+
+
+def _text(text: str) -> str:
+    return escape(plain(text))
 
 
 def _task(event: RunStarted) -> str:
-    files = "".join(f"<li>{escape(name)}</li>" for name in event.files)
+    files = "".join(f"<li>{_text(name)}</li>" for name in event.files)
     attached = f'<ul class="files">{files}</ul>' if files else ""
-    return f'<section class="task"><p>{escape(event.task)}</p>{attached}</section>'
+    return f'<section class="task"><p>{_text(event.task)}</p>{attached}</section>'
 
 
 def _finish(event: RunFinished) -> str:
@@ -142,9 +145,7 @@ def _finish(event: RunFinished) -> str:
     if tokens:
         count += f" · {tokens:,} tokens"
     ended = (
-        ""
-        if event.reason == "answered"
-        else f"<strong>Ended: {escape(event.reason)}.</strong> {escape(event.message)} "
+        "" if event.reason == "answered" else f"<strong>Ended: {escape(event.reason)}.</strong> {_text(event.message)} "
     )
     return f'<p class="end">{ended}{count}</p>'
 
@@ -156,7 +157,7 @@ def _code(code: str, label: str) -> str:
 
     shown = shorten(plain(code), _TEXT)
     coloured = highlight(shown, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
-    return f'<figure class="code"><figcaption>{escape(label)}</figcaption><pre><code>{coloured}</code></pre></figure>'
+    return f'<figure class="code"><figcaption>{_text(label)}</figcaption><pre><code>{coloured}</code></pre></figure>'
 
 
 def _result(result: ExecutionResult) -> str:
@@ -175,7 +176,7 @@ def _result(result: ExecutionResult) -> str:
         said.append(result.notice or f"Execution ended: {result.status}.")
     if result.changes and (line := changes_text(result.changes)):
         said.append(line)
-    parts += [f'<p class="note">{escape(plain(text))}</p>' for text in said]
+    parts += [f'<p class="note">{_text(text)}</p>' for text in said]
     return f'<div class="output">{"".join(parts)}</div>' if parts else ""
 
 
@@ -194,14 +195,14 @@ def _display(output: DisplayOutput) -> str:
     if html is not None and len(html) <= _TEXT and ("<table" in html or not output.text):
         return f'<div class="table">{_sanitised(html)}</div>'
     if not output.text and output.data:
-        return f'<p class="note">{escape(", ".join(output.data)[:200])} is not shown here</p>'
+        return f'<p class="note">{_text(short(", ".join(output.data), 200))} is not shown here</p>'
     return _pre(output.text, "result")
 
 
 def _error(error: ErrorOutput) -> str:
     last = plain(shorten(f"{error.name}: {error.message}", 300)).strip()
-    trace = escape(shorten(error_text(error), _TEXT))
-    return f'<details class="error"><summary>{escape(last)}</summary><pre>{trace}</pre></details>'
+    trace = _text(shorten(error_text(error), _TEXT))
+    return f'<details class="error"><summary>{_text(last)}</summary><pre>{trace}</pre></details>'
 
 
 def _markdown() -> MarkdownIt:
@@ -227,7 +228,7 @@ def _sanitised(html: str) -> str:
     import nh3
 
     return nh3.clean(
-        html,
+        plain(html),
         tags=_TABLE_TAGS | _BLOCK_TAGS,
         clean_content_tags={"script", "style", "svg", "math", "template", "noscript", "iframe", "object", "title"},
         attributes={"th": {"colspan", "rowspan"}, "td": {"colspan", "rowspan"}},

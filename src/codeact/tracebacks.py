@@ -64,7 +64,7 @@ def _traceback_lines(traceback: Sequence[str], most: int = 3000) -> list[str]:
     parts = [shorten(part, 20_000) for part in traceback]
     if len(parts) > most:
         parts[most // 2 : -(most // 2)] = [f"[{len(parts) - most:,} more frames left out]"]
-    raw = strip_ansi(shorten("\n".join(parts), 1_000_000)).replace("\r", "")
+    raw = strip_ansi(shorten("\n".join(parts), 1_000_000)).replace("\r", "").replace("\b", "")
     return _HIDDEN_PLAIN.sub("", raw).split("\n")
 
 

@@ -13,6 +13,7 @@ import re
 from typing import NamedTuple
 
 _BLANK = re.compile(r"[ \t]*")
+_BLANK_LINES = re.compile(r"\A(?:[ \t\r]*\n)+")
 _FENCE_LINE = re.compile(r"[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*?)[ \t\r]*\Z")
 _SPECIAL_TOKEN = re.compile(r"(?:<\|[^|<>\n]{1,40}\|>|</s>)")
 _LAST_SPECIAL_TOKEN = re.compile(_SPECIAL_TOKEN.pattern + r"\s*\Z")
@@ -151,26 +152,27 @@ def fence_opening(line: str) -> tuple[str, str] | None:
 def clean_code(raw: str) -> str:
     """The code of a block: without a Markdown fence around it, blank lines around it and indentation that every line
     shares. An empty string when nothing is left."""
+    code = tidy(raw)
+    first, newline, rest = code.partition("\n")
+    opening = fence_opening(first)
+    if opening is not None:
+        closing = re.search(rf"^[ \t]*{opening[0][0]}{{{len(opening[0])},}}[ \t\r]*\Z", rest, re.MULTILINE)
+        return tidy("\n" + (rest[: closing.start()] if closing else rest))
+    if code.startswith("```") and not newline:
+        code = code.strip("` ")
+        word, _, after = code.partition(" ")
+        return after.strip() if word.lower() in PYTHON_NAMES else code
+    return code
+
+
+def tidy(raw: str) -> str:
+    """Code without blank lines around it and without indentation that every line shares. Indentation on the line of
+    the opening mark, where ``raw`` begins, means nothing."""
     head, newline, rest = raw.partition("\n")
     code = (rest if newline and not head.strip() else raw.lstrip(" \t")).rstrip(" \t\r\n")
-    while code and not (head := code.partition("\n")[0]).strip():
-        code = code[len(head) + 1 :]
-    opening = fence_opening(code.partition("\n")[0])
-    if opening is not None:
-        code = _inside_fence(code.partition("\n")[2], opening[0])
-    elif code.startswith("```") and "\n" not in code:
-        code = code.strip("`").strip()
-        word, _, after = code.partition(" ")
-        code = after if word.lower() in PYTHON_NAMES else code
-    return _dedent(code) if code.strip() else ""
-
-
-def _inside_fence(code: str, fence: str) -> str:
-    closing = re.search(rf"^[ \t]*{fence[0]}{{{len(fence)},}}[ \t\r]*\Z", code, re.MULTILINE)
-    code = code[: closing.start()] if closing else code
-    while code and not (head := code.partition("\n")[0]).strip():
-        code = code[len(head) + 1 :]
-    return code.rstrip(" \t\r\n")
+    if not code.strip():
+        return ""
+    return _dedent(_BLANK_LINES.sub("", code))
 
 
 def _dedent(code: str) -> str:

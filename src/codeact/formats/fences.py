@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 
-from codeact.formats.ends import PYTHON_NAMES, PythonScanner, clean_code, fence_opening, trim_unclosed
+from codeact.formats.ends import PYTHON_NAMES, PythonScanner, fence_opening, tidy, trim_unclosed
 from codeact.formats.stream import Tag, TextParser
 
 _INDENT = re.compile(r"[ \t]*")
@@ -46,7 +46,7 @@ class FenceParser(TextParser):
     def _plain(self) -> bool:
         """Text outside of any fence, from the beginning of a line or from behind its harmless beginning."""
         indent = _INDENT.match(self._text, self._pos, self._end) if self._line_begins else None
-        first = indent.end() if indent else self._pos
+        first = self._pos = indent.end() if indent else self._pos
         if first >= self._end:
             return False
         if self._line_begins and self._text[first] == "<":
@@ -91,7 +91,7 @@ class FenceParser(TextParser):
         if opening is None and (behind := _FENCE_BEHIND_TEXT.match(line)) and behind[2].lower() in PYTHON_NAMES:
             return self._open(behind[1], self._pos + behind.start(1), after)
         if opening is not None and opening[1] in PYTHON_NAMES:
-            return self._open(opening[0], self._pos + len(line) - len(line.lstrip()), after)
+            return self._open(opening[0], self._pos, after)
         self._line_begins = True
         if opening is not None and self._pos not in self._text_fences:
             self._fence, self._open_from, self._content = opening[0], self._pos, after
@@ -146,12 +146,12 @@ class FenceParser(TextParser):
         return self._next(self._block, run)
 
     def _close(self, end: int, after: int, text: str | None) -> bool:
-        code = clean_code("\n" + self._text[self._content : end])
+        code = tidy("\n" + self._text[self._content : end])
+        self._show_code(end)
         if not code:
             self._empty_block = True
             self._line_begins = True
             return self._next(self._plain, after)
-        self._show_code(end)
         supplied = self._text[:end].rstrip() + "\n" + self._fence
         return self._act(code, self._open_from, supplied if text is None else text, after)
 

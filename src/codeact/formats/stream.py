@@ -87,10 +87,9 @@ class TextParser(ABC):
         text += chunk.text
         self._text = text
         self._see(seen)
-        if self._stopped:
+        self._run()
+        if self._stopped and not self._complete:
             self._finalise()
-        else:
-            self._run()
         deltas, self._deltas = self._deltas, []
         return deltas
 

@@ -200,14 +200,17 @@ class TagParser(TextParser):
 
     def _close_block(self, end: int, after: int, text: str) -> bool:
         code = clean_code(self._text[self._opening.end : end])
+        if code or self._firm:
+            self._show_code(end)
         if not code:
             self._empty_block = self._empty_block or self._firm
             return self._next(self._plain, after)
-        self._show_code(end)
         return self._act(code, self._opening.start, text, after)
 
     def _close_unclosed(self, end: int) -> bool:
         """The block was never closed: supply the closing tag."""
+        if self._firm and not self._final:
+            self._show_code(end)
         end_of_code = trim_unclosed(self._text, self._opening.end, end, "execute")
         text = self._text[:end_of_code].rstrip() + "\n</execute>"
         return self._close_block(end_of_code, end, text)

@@ -18,7 +18,7 @@ from jupyter_client.session import Session as Protocol
 
 from codeact.contracts import DisplayOutput, ErrorOutput, Output, StreamOutput, Variable
 
-_LARGEST_MESSAGE = 64 << 20
+_LARGEST_MESSAGE = 32 << 20  # more than kernelapp.LARGEST_OUTPUT
 _LINE = re.compile(r"Cell (?:In\[\d+\]|.*?), line (\d+)")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _TEXT = 1 << 24  # characters of one representation
@@ -43,6 +43,7 @@ class Channels:
         socket = self._context.socket(kind)
         socket.linger = 0
         socket.setsockopt(zmq.MAXMSGSIZE, _LARGEST_MESSAGE)
+        socket.setsockopt(zmq.RCVHWM, 16)
         if kind == zmq.DEALER:
             socket.setsockopt(zmq.IDENTITY, self._protocol.bsession)
         socket.connect(address)

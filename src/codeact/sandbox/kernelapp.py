@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,11 +33,15 @@ from ipykernel.heartbeat import Heartbeat
 from ipykernel.iostream import OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
+from ipykernel.zmqshell import ZMQInteractiveShell
 from traitlets.config import Config
 
 from codeact.sandbox import state
 
 _UNSENT = 1 << 20  # characters written before a write waits until they are sent
+
+LARGEST_OUTPUT = 24 << 20
+"""Bytes of one displayed output; the host's side takes a little more in one message and hangs up beyond."""
 
 CALL_MARK = "\x00codeact-call:"
 
@@ -48,8 +53,32 @@ class ToolFailed(Exception):
     """A host tool refused or failed."""
 
 
+class Forgetful(defaultdict[int, list[Any]]):
+    """A register that keeps nothing."""
+
+    def __contains__(self, key: object) -> bool:
+        return False
+
+    def __getitem__(self, key: int) -> list[Any]:
+        return []
+
+
+class Shell(ZMQInteractiveShell):  # type: ignore[misc]
+    """IPython's shell without its second copy of every output, kept for ``%notebook``, which never shrinks."""
+
+    @contextlib.contextmanager
+    def _tee(self, channel: str) -> Iterator[None]:
+        yield
+
+    def init_history(self) -> None:
+        super().init_history()
+        self.history_manager.outputs = Forgetful()
+
+
 class Kernel(IPythonKernel):  # type: ignore[misc]
     """The kernel of a session."""
+
+    shell_class = Shell
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -110,12 +139,14 @@ class Stream(OutStream):  # type: ignore[misc]
     _unsent = 0
 
     def write(self, string: str) -> int | None:
-        written: int | None = super().write(string)
-        self._unsent += len(string)
-        if self._unsent > _UNSENT and self._is_master_process():
-            self._unsent = 0
-            self.flush()
-        return written
+        for start in range(0, len(string), _UNSENT) or (0,):
+            piece = string[start : start + _UNSENT]
+            super().write(piece)
+            self._unsent += len(piece)
+            if self._unsent >= _UNSENT and self._is_master_process():
+                self._unsent = 0
+                self.flush()
+        return len(string)
 
 
 class App(IPKernelApp):  # type: ignore[misc]
@@ -124,10 +155,26 @@ class App(IPKernelApp):  # type: ignore[misc]
     listening: dict[int, int] = {}  # noqa: RUF012  # port -> file descriptor
 
     def _try_bind_socket(self, s: zmq.Socket[bytes], port: int) -> int:
-        if s.type == zmq.XPUB:
-            s.setsockopt(zmq.XPUB_NODROP, 1)  # a slow reader slows the code down, it does not lose output
+        if s.type == zmq.XPUB:  # a slow reader slows the code down, it neither loses output nor heaps it up here
+            s.setsockopt(zmq.XPUB_NODROP, 1)
+            s.setsockopt(zmq.SNDHWM, 16)
         _bind(s, self.listening[port], port)
         return port
+
+    def init_iopub(self, context: zmq.Context[Any]) -> None:
+        super().init_iopub(context)
+        send = self.iopub_thread.send_multipart
+
+        def send_bounded(frames: list[bytes], *arguments: Any, **options: Any) -> None:
+            size = sum(memoryview(frame).nbytes for frame in frames)
+            if size > LARGEST_OUTPUT:
+                _, rest = self.session.feed_identities(frames)
+                text = f"[An output of {size >> 20} MiB is too large to be shown and was left out.]\n"
+                message = self.session.msg("stream", {"name": "stderr", "text": text}, parent=json.loads(rest[2]))
+                frames = self.session.serialize(message, ident=b"stream.stderr")
+            send(frames, *arguments, **options)
+
+        self.iopub_thread.send_multipart = send_bounded
 
     def init_heartbeat(self) -> None:
         self.heartbeat = _Heartbeat(zmq.Context(), ("ipc", self.ip, self.hb_port))
