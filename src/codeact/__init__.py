@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codeact.agent import Agent, Budget, Conversation, RunResult
+    from codeact.agent import Agent, Conversation, RunResult
+    from codeact.budget import Budget
     from codeact.models import open_model
     from codeact.sandbox import Sandbox
     from codeact.tools import tool
@@ -21,7 +22,7 @@ __all__ = ["Agent", "Budget", "Conversation", "RunResult", "Sandbox", "open_mode
 
 _HOMES = {
     "Agent": "codeact.agent",
-    "Budget": "codeact.agent",
+    "Budget": "codeact.budget",
     "Conversation": "codeact.agent",
     "RunResult": "codeact.agent",
     "Sandbox": "codeact.sandbox",

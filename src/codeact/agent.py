@@ -14,30 +14,23 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import assert_never
 
 from codeact import contracts, events, sync
-from codeact.context import Context, estimate_tokens
+from codeact.budget import Budget, Meter
+from codeact.context import Context
 from codeact.contracts import ExecutionResult, HostTool, Model, Reply, Sandbox, Session, Usage
 from codeact.errors import ContextOverflow, ModelError, SandboxError, UsageError
 from codeact.events import EndReason, Event
 from codeact.formats import DROPPED_NOTICE, format_for_model, get_format
 from codeact.models import open_model
+from codeact.models.estimate import estimate_usage
 from codeact.models.prices import price
 from codeact.observation import render
 from codeact.sandbox import Sandbox as open_sandbox
 
 SAME_ERROR = 3
 """How many times in a row the same error must come before the model is told that it goes in circles."""
-
-
-class Budget(contracts.Value):
-    """What one run may use; None is no limit. ``seconds`` of wall time, ``cost`` in US dollars (known prices only)."""
-
-    turns: int | None = 20
-    executions: int | None = None
-    tokens: int | None = None
-    seconds: float | None = None
-    cost: float | None = None
 
 
 class RunResult(contracts.Value):
@@ -115,12 +108,12 @@ class Conversation:
         self.session: Session
         self.sandbox: Sandbox
         self._stack = contextlib.AsyncExitStack()
-        self._context: Context
-        self._format: contracts.ActionFormat
-        self._lenient = True
-        self._cancelled = False
-        self._scope: asyncio.Timeout | None = None
-        self._running_code = False
+        self.context: Context
+        self.format: contracts.ActionFormat
+        self.lenient = True
+        self.cancelled = False
+        self.waiting: asyncio.Timeout | None = None
+        self.running_code = False
 
     async def __aenter__(self) -> Conversation:
         agent = self.agent
@@ -128,14 +121,14 @@ class Conversation:
             self.model = agent.model if isinstance(agent.model, Model) else await open_model(agent.model)
             if self.model is not agent.model:
                 stack.push_async_callback(self.model.close)
-            self._format = get_format(agent.format or format_for_model(self.model.name))
+            self.format = get_format(agent.format or format_for_model(self.model.name))
             self.sandbox = open_sandbox(agent.sandbox) if isinstance(agent.sandbox, str) else agent.sandbox
             if self.sandbox is not agent.sandbox:
                 stack.push_async_callback(self.sandbox.close)
             self.session = await self.sandbox.session(tools=agent.tools)
             stack.push_async_callback(self.session.close)
-            self._context = Context(
-                self._format, self.model.context_window, max_images=4 if self.model.accepts_images else 0
+            self.context = Context(
+                self.format, self.model.context_window, max_images=4 if self.model.accepts_images else 0
             )
             self._stack = stack.pop_all()
         return self
@@ -147,11 +140,11 @@ class Conversation:
 
     def cancel(self) -> None:
         """End the run that is under way: stops the model's stream, interrupts the code. Its last event tells so."""
-        self._cancelled = True
-        if self._running_code:
+        self.cancelled = True
+        if self.running_code:
             self._interrupting = asyncio.ensure_future(self.session.interrupt())
-        elif self._scope is not None:
-            self._scope.reschedule(0)
+        elif self.waiting is not None:
+            self.waiting.reschedule(0)
 
     async def send(self, message: str, files: Sequence[str | Path] = ()) -> AsyncGenerator[Event]:
         """Give the agent a message and yield everything that happens up to its answer, RunFinished last.
@@ -162,7 +155,7 @@ class Conversation:
         if not message.strip():
             raise UsageError("the task is empty: say what is to be done")
         run = _Run(self)
-        self._cancelled = False
+        self.cancelled = False
         names = await self._put_files(files)
         try:
             async with contextlib.aclosing(run.play(message, names)) as told:
@@ -171,7 +164,7 @@ class Conversation:
                         self.events.append(event)
                     yield event
         except (GeneratorExit, asyncio.CancelledError):
-            self.events.append(run.end("cancelled", message="the run was cancelled"))
+            self.events.append(run.meter.end("cancelled", message="the run was cancelled"))
             raise
 
     async def _put_files(self, files: Sequence[str | Path]) -> tuple[str, ...]:
@@ -193,221 +186,156 @@ class _Run:
 
     def __init__(self, conversation: Conversation) -> None:
         self.of = conversation
-        self.budget = conversation.agent.budget
-        self.started = time.monotonic()
-        self.turn = 0
-        self.executions = 0
-        self.usage = Usage()
-        self.model_time = 0.0
-        self.code_time = 0.0
+        self.meter = Meter(conversation.agent.budget, price(conversation.model.name))
         self.errors: list[tuple[str, str]] = []
         self.reply: Reply | None = None
-        self.result: ExecutionResult | None = None
 
     async def play(self, task: str, files: tuple[str, ...]) -> AsyncGenerator[Event]:
-        of = self.of
+        of, meter = self.of, self.meter
         environment = "\n".join(t for t in (of.session.description, of.agent.instructions) if t)
         yield events.RunStarted(
             task=task,
             files=files,
             model=of.model.name,
-            format=of._format.name,
+            format=of.format.name,
             sandbox=of.sandbox.name,
-            prompt=of._format.system_prompt(environment),
+            prompt=of.format.system_prompt(environment),
         )
         try:
-            while True:
-                if (over := self._over_budget()) is not None:
-                    yield over
-                    return
-                self.turn += 1
-                yield events.TurnStarted(turn=self.turn)
+            while (over := self._stopped() or meter.over()) is None:
+                meter.turns += 1
+                yield events.TurnStarted(turn=meter.turns)
                 async for event in self._ask_model():
                     yield event
-                if self.reply is None:
-                    yield self._stopped()
+                reply = self.reply
+                if reply is None:
+                    continue  # stopped in mid-reply: the budget or a cancel ends the run
+                if reply.problem and not reply.code:
+                    yield events.Observed(turn=meter.turns, text=reply.problem)  # nothing to run: ask again
+                elif reply.code is None:
+                    yield meter.end("answered", answer=reply.answer)
                     return
-                if self.reply.problem and not self.reply.code:
-                    yield events.Observed(turn=self.turn, text=self.reply.problem)  # nothing to run: ask again
-                    continue
-                if self.reply.answer is not None:
-                    yield self.end("answered", answer=self.reply.answer)
-                    return
-                async for event in self._run_code(self.reply):
-                    yield event
-                if of._cancelled:
-                    yield self._stopped()
-                    return
+                else:
+                    async for event in self._run_code(reply, reply.code):
+                        yield event
+            yield over
         except ModelError as error:
-            yield self.end("model_error", message=str(error))
+            yield meter.end("model_error", message=str(error))
         except SandboxError as error:
-            yield self.end("sandbox_error", message=str(error))
+            yield meter.end("sandbox_error", message=str(error))
+
+    def _stopped(self) -> events.RunFinished | None:
+        return self.meter.end("cancelled", message="the run was cancelled") if self.of.cancelled else None
 
     # --- the model's part of a turn ---
 
     async def _ask_model(self) -> AsyncIterator[Event]:
         """One reply, cut at its first action. ``self.reply`` is None when the run was stopped meanwhile."""
-        self.reply = None
-        for attempt in (1, 2):
-            try:
-                async for event in self._one_reply():
-                    yield event
-                return
-            except ContextOverflow as error:
-                if attempt == 2:
-                    raise
-                self.of._context.shrink(error)
-                yield events.Notice(text=f"The prompt did not fit the model's window and is cut: {error}")
+        try:
+            async for event in self._one_reply():
+                yield event
+        except ContextOverflow as error:
+            self.of.context.shrink(error)
+            yield events.Notice(text=f"The prompt did not fit the model's window and is cut: {error}")
+            async for event in self._one_reply():
+                yield event
 
     async def _one_reply(self) -> AsyncIterator[Event]:
-        of = self.of
-        agent = of.agent
+        of, agent = self.of, self.of.agent
+        self.reply = None
         request = contracts.ModelRequest(
-            messages=of._context.messages(of.events),
-            stop=of._format.stop,
-            tools=of._format.tools,
+            messages=of.context.messages(of.events),
+            stop=of.format.stop,
+            tools=of.format.tools,
             max_tokens=agent.max_tokens,
             temperature=agent.temperature,
         )
-        parser = of._format.parser(lenient=of._lenient)
+        parser = of.format.parser(lenient=of.lenient)
         usage: Usage | None = None
-        written = 0
+        written: list[str] = []
         started = time.monotonic()
         stream = of.model.stream(request)
         try:
-            while not parser.complete:
-                chunk = await self._next_chunk(stream)
-                if chunk is None:
-                    break
+            while not parser.complete and (chunk := await self._next_chunk(stream)) is not None:
                 match chunk:
                     case contracts.TextDelta() | contracts.ToolCallDelta():
-                        written += estimate_tokens(getattr(chunk, "text", "") or getattr(chunk, "arguments", ""))
+                        written.append(chunk.text if isinstance(chunk, contracts.TextDelta) else chunk.arguments)
                         for delta in parser.feed(chunk):
                             yield events.ModelDelta(kind=delta.kind, text=delta.text)
                     case contracts.Restart(reason=reason):
-                        parser, written = of._format.parser(lenient=of._lenient), 0
+                        parser, written = of.format.parser(lenient=of.lenient), []
                         yield events.ModelRestarted(reason=reason)
                     case contracts.UsageReport():
                         usage = chunk.usage
                     case contracts.Finish():
                         pass
+                    case _:
+                        assert_never(chunk)
         finally:
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
-            self.model_time += time.monotonic() - started
-        if self._out_of_time() or of._cancelled:
+            duration = time.monotonic() - started
+            self.meter.model_time += duration
+        if of.cancelled or self.meter.seconds_left == 0:
             return
+        # a stream that was cut did not come to the server's own count
+        usage = usage or estimate_usage(request, written)
+        self.meter.usage += usage
         self.reply = parser.finish()
-        if usage is None:  # the stream was closed before the server's count came
-            prompt = sum(estimate_tokens(message.text) for message in request.messages)
-            usage = Usage(prompt_tokens=prompt, completion_tokens=written, estimated=True)
-        self.usage += usage
-        of._lenient = of._lenient and self.reply.code is None
-        yield events.ModelReplied(turn=self.turn, reply=self.reply, usage=usage, duration=time.monotonic() - started)
+        if self.reply.code and not self.reply.neighbouring:
+            of.lenient = False  # it knows the form: fences in its answers are text from now on
+        yield events.ModelReplied(turn=self.meter.turns, reply=self.reply, usage=usage, duration=duration)
 
     async def _next_chunk(self, stream: AsyncIterator[contracts.ModelChunk]) -> contracts.ModelChunk | None:
         """The next chunk, or None at the end, when cancelled, or when the time is up."""
-        of = self.of
-        if of._cancelled:
+        if self.of.cancelled:
             return None
-        limit = None if self.budget.seconds is None else self.budget.seconds - (time.monotonic() - self.started)
         try:
-            async with asyncio.timeout(limit) as of._scope:
+            async with asyncio.timeout(self.meter.seconds_left) as self.of.waiting:
                 return await anext(stream)
         except (StopAsyncIteration, TimeoutError):
             return None
         finally:
-            of._scope = None
+            self.of.waiting = None
 
     # --- the sandbox's part of a turn ---
 
-    async def _run_code(self, reply: Reply) -> AsyncIterator[Event]:
-        of = self.of
-        assert reply.code is not None
-        self.executions += 1
-        yield events.ExecutionStarted(turn=self.turn, code=reply.code)
-        self.result = None
-        of._running_code = True
-        stream = of.session.execute(reply.code, timeout=self._time_for_code())
+    async def _run_code(self, reply: Reply, code: str) -> AsyncIterator[Event]:
+        of, turn = self.of, self.meter.turns
+        self.meter.executions += 1
+        yield events.ExecutionStarted(turn=turn, code=code)
+        limits = [limit for limit in (of.agent.timeout, self.meter.seconds_left) if limit is not None]
+        result: ExecutionResult | None = None
+        stream = of.session.execute(code, timeout=max(0.1, min(limits)) if limits else None)
+        of.running_code = True
         try:
             async for item in stream:
                 if isinstance(item, ExecutionResult):
-                    self.result = item
+                    result = item
                 else:
                     yield events.ExecutionOutput(output=item)
         finally:
-            of._running_code = False
+            of.running_code = False
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
-        if self.result is None:
+        if result is None:
             raise SandboxError("the execution ended without a result")
-        self.code_time += self.result.duration
-        yield events.ExecutionFinished(turn=self.turn, result=self.result)
-        seen = render(self.result, limit=of.agent.observation_limit)
-        notes = [seen.text, reply.problem, DROPPED_NOTICE if reply.dropped else None, self._going_in_circles()]
-        text = "\n".join(note for note in notes if note)
-        yield events.Observed(turn=self.turn, text=text, images=seen.images)
+        self.meter.code_time += result.duration
+        yield events.ExecutionFinished(turn=turn, result=result)
+        seen = render(result, limit=of.agent.observation_limit)
+        notes = (seen.text, reply.problem, DROPPED_NOTICE if reply.dropped else None, self._in_circles(result))
+        yield events.Observed(turn=turn, text="\n".join(note for note in notes if note), images=seen.images)
 
-    def _time_for_code(self) -> float | None:
-        if self.budget.seconds is None:
-            return self.of.agent.timeout
-        left = max(0.1, self.budget.seconds - (time.monotonic() - self.started))
-        return min(left, self.of.agent.timeout or left)
-
-    def _going_in_circles(self) -> str | None:
+    def _in_circles(self, result: ExecutionResult) -> str | None:
         """A word to the model where the same error has come SAME_ERROR times in a row."""
-        error = self.result.error if self.result else None
-        if error is None:
+        if result.error is None:
             self.errors.clear()
             return None
-        self.errors.append((error.name, error.message))
+        self.errors.append((result.error.name, result.error.message))
         last = self.errors[-SAME_ERROR:]
         if len(last) < SAME_ERROR or len(set(last)) > 1:
             return None
         return (
-            f"The same error ({error.name}) has now come {SAME_ERROR} times in a row: you are in a loop. "
+            f"The same error ({result.error.name}) has now come {SAME_ERROR} times in a row: you are in a loop. "
             "Do not send the same code again; find out why it fails, or go another way."
-        )
-
-    # --- ends ---
-
-    def _out_of_time(self) -> bool:
-        return self.budget.seconds is not None and time.monotonic() - self.started >= self.budget.seconds
-
-    def _cost(self) -> float | None:
-        prices = price(self.of.model.name)
-        if prices is None:
-            return None
-        return (self.usage.prompt_tokens * prices[0] + self.usage.completion_tokens * prices[1]) / 1e6
-
-    def _over_budget(self) -> events.RunFinished | None:
-        budget, cost = self.budget, self._cost()
-        tokens = self.usage.prompt_tokens + self.usage.completion_tokens
-        if budget.turns is not None and self.turn >= budget.turns:
-            return self.end("turns", message=f"no answer after {self.turn} turns; allow more with --max-turns")
-        if budget.executions is not None and self.executions >= budget.executions:
-            return self.end("executions", message=f"no answer after {self.executions} executions")
-        if budget.tokens is not None and tokens >= budget.tokens:
-            return self.end("tokens", message=f"no answer after {tokens} tokens; {budget.tokens} were allowed")
-        if budget.cost is not None and cost is not None and cost >= budget.cost:
-            return self.end("cost", message=f"no answer after {cost:.4f} US dollars; {budget.cost} were allowed")
-        return self._stopped() if self._out_of_time() else None
-
-    def _stopped(self) -> events.RunFinished:
-        if self.of._cancelled:
-            return self.end("cancelled", message="the run was cancelled")
-        return self.end("time", message=f"no answer after {self.budget.seconds:g} seconds")
-
-    def end(self, reason: EndReason, *, answer: str | None = None, message: str = "") -> events.RunFinished:
-        return events.RunFinished(
-            reason=reason,
-            answer=answer,
-            message=message,
-            turns=self.turn,
-            executions=self.executions,
-            usage=self.usage,
-            cost=self._cost(),
-            duration=time.monotonic() - self.started,
-            model_time=self.model_time,
-            code_time=self.code_time,
         )

@@ -277,6 +277,7 @@ class Reply(Value):
     into the history as the assistant's message: the reply up to and including its first complete action, never
     what came after. ``dropped`` tells that something after the action was ignored. ``problem`` is a sentence for
     the model where its reply could not be followed as written (for example broken tool call arguments).
+    ``neighbouring``: the action stood in another form than the one asked for, and was accepted all the same.
     """
 
     text: str
@@ -286,6 +287,7 @@ class Reply(Value):
     dropped: bool = False
     tool_call: ToolCall | None = None
     problem: str | None = None
+    neighbouring: bool = False
 
 
 class ReplyDelta(Value):

@@ -47,7 +47,7 @@ class LenientParser:
             parser.feed(TextDelta(text=self._asked.text))
             other = parser.finish()
             if other.code or (other.answer and parser.found):
-                return other
+                return other.model_copy(update={"neighbouring": True})
         return reply
 
 

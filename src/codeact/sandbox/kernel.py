@@ -40,6 +40,7 @@ _READY_LIMIT = 60.0
 _CALL_MARK = "\x00codeact-call:"
 _WHOLE_ABOVE = 4000  # characters of output beyond which the whole is kept as a file
 _NAMED = 20
+_LAST_WORDS = 0.1  # seconds in which the messages of a kernel that is gone arrive
 
 
 class KernelSession(ABC):
@@ -281,16 +282,17 @@ class KernelSession(ABC):
     async def _arrivals(
         self, channels: Channels, exited: asyncio.Future[str], limit: float, *, with_control: bool = False
     ) -> list[tuple[zmq.asyncio.Socket, dict[str, Any]]]:
-        """Messages that have come, waiting at most ``limit`` seconds for the first; none when the kernel exited."""
+        """Messages that have come, waiting at most ``limit`` seconds for the first; none when the kernel exits."""
         sockets = [channels.iopub, channels.shell, channels.stdin]
         if with_control:
             sockets.append(channels.control)
         poller = zmq.asyncio.Poller()
         for socket in sockets:
             poller.register(socket, zmq.POLLIN)
-        poll = asyncio.ensure_future(poller.poll(max(limit, 0) * 1000))
+        limit = min(limit, _LAST_WORDS) if exited.done() else max(limit, 0)
+        poll = asyncio.ensure_future(poller.poll(limit * 1000))
         try:
-            both: set[asyncio.Future[Any]] = {poll, exited}
+            both: set[asyncio.Future[Any]] = {poll} if exited.done() else {poll, exited}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not poll.done():
                 return []
@@ -347,12 +349,13 @@ class _Execution:
         while not self.over:
             if self.reply is not None and (self.idle or time.monotonic() - self.replied_at > _IDLE_GRACE):
                 break
+            gone = self.exited.done()  # then what it still said is read first
             arrivals = await self.session._arrivals(self.channels, self.exited, await self._pause())
             for socket, message in arrivals:
                 output = await self._take(socket, message)
                 if output is not None and self.collector.add(output):
                     yield output
-            if not arrivals and self.exited.done():
+            if not arrivals and gone:
                 break
         self.over = True
         for call in self.calls:
