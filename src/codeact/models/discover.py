@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
 
 LOCAL_PORTS: Mapping[str, int] = {"Ollama": 11434, "llama.cpp": 8080, "vLLM": 8000, "LM Studio": 1234}
 """Default ports, in the order in which servers are preferred."""
@@ -31,14 +34,18 @@ async def find_local_servers(
     A server that has no model yet is listed with none. Whatever else listens on these ports is left out. Anybody who
     can listen on a port of this machine can pose as a model server.
     """
-    found = await asyncio.gather(
-        *(_ask(kind, f"http://{host}:{port}/v1", timeout) for kind, port in ports.items()),
-    )
+    import openai
+
+    # Ready before the clock starts: loading the library and its certificates takes as long as the answers may.
+    async with openai.DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False) as client:
+        found = await asyncio.gather(
+            *(_ask(client, kind, f"http://{host}:{port}/v1", timeout) for kind, port in ports.items())
+        )
     return [server for server in found if server is not None]
 
 
-async def _ask(kind: str, base_url: str, timeout: float) -> LocalServer | None:
-    answer = await get_json(f"{base_url}/models", timeout=timeout)
+async def _ask(client: Any, kind: str, base_url: str, timeout: float) -> LocalServer | None:
+    answer = await _get(client, f"{base_url}/models", timeout, {})
     if not isinstance(answer, dict) or not isinstance(answer.get("data") or [], list) or "data" not in answer:
         return None
     return LocalServer(server_kind(answer) or kind, base_url, model_names(answer))
@@ -69,14 +76,13 @@ async def get_json(url: str, *, timeout: float, headers: Mapping[str, str] | Non
     """
     import openai
 
+    async with openai.DefaultAsyncHttpxClient(trust_env=not is_loopback(url), follow_redirects=False) as client:
+        return await _get(client, url, timeout, headers or {})
+
+
+async def _get(client: Any, url: str, timeout: float, headers: Mapping[str, str]) -> object | None:
     try:
-        async with (
-            asyncio.timeout(timeout),
-            openai.DefaultAsyncHttpxClient(
-                timeout=timeout, trust_env=not is_loopback(url), follow_redirects=False
-            ) as client,
-            client.stream("GET", url, headers=dict(headers or {})) as response,
-        ):
+        async with asyncio.timeout(timeout), client.stream("GET", url, headers=dict(headers)) as response:
             if response.status_code != 200:
                 return None
             body = bytearray()
@@ -92,7 +98,8 @@ async def get_json(url: str, *, timeout: float, headers: Mapping[str, str] | Non
 
 def is_loopback(url: str) -> bool:
     """Whether a URL points at this machine."""
-    from urllib.parse import urlsplit
-
     host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -30,6 +30,7 @@ class LlamaCppModel:
     """A GGUF file as a model. It is loaded by ``start``, or by the first ``stream``.
 
     ``context_window`` in tokens; the model's trained maximum where that is smaller (``start`` corrects it).
+    ``threads``: None for one a core; fewer where other programs keep cores busy, since its threads wait for each other.
     ``timeout``: seconds of silence allowed in a reply; ``start_timeout``: seconds for loading.
     Raises UsageError where the extra is not installed or the file is not a GGUF file.
     Not protected: llama.cpp parses the file in native code; load only files from sources you trust.
@@ -40,6 +41,7 @@ class LlamaCppModel:
         path: str | Path,
         *,
         context_window: int | None = None,
+        threads: int | None = None,
         timeout: float = 600.0,
         start_timeout: float = 300.0,
     ) -> None:
@@ -50,6 +52,7 @@ class LlamaCppModel:
         self.name = self.path.stem
         self.accepts_images = False
         self.context_window: int | None = context_window or DEFAULT_WINDOW
+        self._threads = threads
         self._timeout = timeout
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
@@ -79,7 +82,12 @@ class LlamaCppModel:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C in the terminal is for us, not for it
         )
-        wanted = {"path": str(self.path.absolute()), "window": self.context_window, "key": key}
+        wanted = {
+            "path": str(self.path.absolute()),
+            "window": self.context_window,
+            "key": key,
+            "threads": self._threads,
+        }
         try:
             async with asyncio.timeout(self._start_timeout):
                 line = await asyncio.to_thread(_converse, process, json.dumps(wanted).encode() + b"\n")
@@ -156,6 +164,9 @@ def _child() -> None:
     params.ui = False
     params.endpoint_slots = False  # it would show conversations
     params.verbosity = -1
+    if wanted["threads"]:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = wanted["threads"]
+    params.warmup = False  # most of the time that loading takes
     server = xllamacpp.Server(params)
     sys.stdout.write(json.dumps({"address": server.listening_address}) + "\n")
     sys.stdout.flush()

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -167,12 +167,11 @@ class OpenAIModel:
         room = self.max_reply_chars
         try:
             async with aclosing(_bytes(response)) as body, aclosing(payloads(body)) as events:
-                while (payload := await self._next(events, ended)) is not None:
-                    if payload.strip() == DONE:
+                while (completion := await self._next(events, ended)) is not None:
+                    if completion == DONE:
                         ended = True
                         await _drain(body)
                         break
-                    completion = self._read(payload)
                     served = completion.model or served
                     count = completion.usage or count
                     for choice in (completion.choices or [])[:1]:
@@ -180,12 +179,12 @@ class OpenAIModel:
                             reply.append(chunk.text if isinstance(chunk, TextDelta) else chunk.arguments)
                             room -= len(reply[-1])
                             yield chunk
-                        # A payload counts one at least, so that empty ones end as well.
-                        room -= max(choice.piece.hidden, 1)
-                        if choice.finish_reason is not None:
+                        room -= choice.piece.hidden
+                        if choice.finish_reason is not None or choice.message is not None:
                             reason, ended = choice.finish_reason, True
-                    if room <= 0 and not ended:
-                        reason, ended = "length", True
+                    room -= 1  # so that payloads without a word end as well
+                    if room <= 0:
+                        reason, ended = reason if ended else "length", True
                         break
         finally:
             await response.aclose()
@@ -194,11 +193,14 @@ class OpenAIModel:
         yield UsageReport(usage=_usage(count) or estimate_usage(request, reply), model=served)
         yield Finish(reason=reason)
 
-    async def _next(self, events: AsyncIterator[str], ended: bool) -> str | None:
-        """The next payload, None at the end. What goes wrong after the reply has ended is not worth a retry."""
+    async def _next(self, events: AsyncIterator[str], ended: bool) -> Completion | Literal["[DONE]"] | None:
+        """What comes next, None at the end. What goes wrong after the reply has ended is not worth a retry."""
         try:
             async with asyncio.timeout(_USAGE_GRACE if ended else self._timeout * _KEEPALIVES):
-                return await anext(events, None)
+                payload = await anext(events, None)
+            if payload is None:
+                return None
+            return DONE if payload.strip() == DONE else self._read(payload)
         except NotTheProtocol as error:
             raise ModelRefused(
                 f"{self._place} answers with {error}: check the base URL, it usually ends in /v1"

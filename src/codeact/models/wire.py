@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Final
 
 from pydantic import BaseModel
 
 MAX_PAYLOAD = 16 * 1024 * 1024
 """Bytes of one payload; a server that sends more without an end is broken."""
 
-DONE = "[DONE]"
+DONE: Final = "[DONE]"
 
 
 class BrokenStream(Exception):

@@ -133,7 +133,10 @@ class ProcessSession(KernelSession):
     # --- files ---
 
     def _resolve(self, path: str) -> Path:
-        target = (self.workspace / path).resolve()
+        try:
+            target = (self.workspace / path).resolve()
+        except (ValueError, OSError, RuntimeError) as error:  # a NUL, a loop of links
+            raise FileTransferError(f"{path}: {error}") from error
         if not path or not target.is_relative_to(self.workspace.resolve()):
             raise FileTransferError(f"{path}: a path is relative to the workspace and stays in it")
         return target
@@ -172,4 +175,5 @@ class ProcessSession(KernelSession):
 def _environment() -> dict[str, str]:
     """The host's environment less what looks like a secret: politeness, not a boundary."""
     kept = {k: v for k, v in os.environ.items() if not any(word in k.upper() for word in _SECRET_WORDS)}
-    return kept | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    # with its parent's id a kernel ends itself when the parent is gone, however that went
+    return kept | {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "JPY_PARENT_PID": str(os.getpid())}
