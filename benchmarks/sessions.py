@@ -175,7 +175,9 @@ def table(found: dict[str, Any]) -> str:
     factor = stock["start_ms"] / ours["start_ms"]
     met = "met" if goals["start_factor"]["met"] else "MISSED"
     lines.append(f"{'start, times faster than stock':40}{'':>10}{factor:>10.1f}  {'≥ 30':12}{met}")
-    lines.append(f"The first session of a process also starts the zygote: {found['first_session_of_a_process_ms']:.0f} ms.")
+    lines.append(
+        f"The first session of a process also starts the zygote: {found['first_session_of_a_process_ms']:.0f} ms."
+    )
     lines.append(f"{found['machine']}; medians of {found['repeats']} starts; reproduce with: {found['command']}")
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """The whole path on real data: a task, an agent that writes Python, one error that it repairs, a plot, an answer.
 
-    make demo                    the model's replies come from a recording; the code runs live in the sandbox
-    make demo MODEL=gpt-4.1      the same with a live model (any that `codeact run --model` takes)
+make demo                    the model's replies come from a recording; the code runs live in the sandbox
+make demo MODEL=gpt-4.1      the same with a live model (any that `codeact run --model` takes)
 """
 
 from __future__ import annotations

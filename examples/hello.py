@@ -1,6 +1,6 @@
 """The smallest run: one task, one file, an answer.
 
-    python examples/hello.py cars.csv "How many rows are there?"     (the model: see `codeact run --help`)
+python examples/hello.py cars.csv "How many rows are there?"     (the model: see `codeact run --help`)
 """
 
 import sys

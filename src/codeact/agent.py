@@ -87,7 +87,10 @@ class Agent:
                 yield event
 
     async def arun(self, task: str, files: Sequence[str | Path] = ()) -> RunResult:
-        """Solve one task in a fresh session. Raises UsageError before anything runs; see ``RunResult`` for the rest."""
+        """Solve one task in a fresh session.
+
+        Raises UsageError, ModelError or SandboxError where it cannot begin; what breaks later is in the result.
+        """
         seen = [event async for event in self.stream(task, files)]
         end = seen[-1]
         assert isinstance(end, events.RunFinished)
@@ -142,15 +145,21 @@ class Conversation:
         """End the run that is under way: stops the model's stream, interrupts the code. Its last event tells so."""
         self.cancelled = True
         if self.running_code:
-            self._interrupting = asyncio.ensure_future(self.session.interrupt())
+            self.stop_code()
         elif self.waiting is not None:
             self.waiting.reschedule(0)
+
+    def stop_code(self) -> None:
+        """Interrupt the code that runs; its result tells so."""
+        self._interrupting = asyncio.ensure_future(self.session.interrupt())
+        self._interrupting.add_done_callback(lambda done: done.cancelled() or done.exception())  # the code's end tells
 
     async def send(self, message: str, files: Sequence[str | Path] = ()) -> AsyncGenerator[Event]:
         """Give the agent a message and yield everything that happens up to its answer, RunFinished last.
 
         ``files`` of this machine are put into the workspace first. Raises UsageError for an empty message or a file
-        that cannot be read; whatever breaks later ends the run with an event that says so.
+        that cannot be read, FileTransferError for one that the workspace does not take; whatever breaks later ends the
+        run with an event that says so.
         """
         if not message.strip():
             raise UsageError("the task is empty: say what is to be done")
@@ -205,8 +214,9 @@ class _Run:
             while (over := self._stopped() or meter.over()) is None:
                 meter.turns += 1
                 yield events.TurnStarted(turn=meter.turns)
-                async for event in self._ask_model():
-                    yield event
+                async with contextlib.aclosing(self._ask_model()) as told:
+                    async for event in told:
+                        yield event
                 reply = self.reply
                 if reply is None:
                     continue  # stopped in mid-reply: the budget or a cancel ends the run
@@ -215,32 +225,41 @@ class _Run:
                 elif reply.code is None:
                     yield meter.end("answered", answer=reply.answer)
                     return
+                elif (over := meter.over_executions()) is not None:
+                    break
                 else:
-                    async for event in self._run_code(reply, reply.code):
-                        yield event
+                    async with contextlib.aclosing(self._run_code(reply, reply.code)) as told:
+                        async for event in told:
+                            yield event
             yield over
         except ModelError as error:
             yield meter.end("model_error", message=str(error))
         except SandboxError as error:
             yield meter.end("sandbox_error", message=str(error))
+        except Exception as error:  # a mistake, not a failure: the record says so, and it is raised all the same
+            yield meter.end("error", message=f"{type(error).__name__}: {error}")
+            raise
 
     def _stopped(self) -> events.RunFinished | None:
         return self.meter.end("cancelled", message="the run was cancelled") if self.of.cancelled else None
 
     # --- the model's part of a turn ---
 
-    async def _ask_model(self) -> AsyncIterator[Event]:
+    async def _ask_model(self) -> AsyncGenerator[Event]:
         """One reply, cut at its first action. ``self.reply`` is None when the run was stopped meanwhile."""
-        try:
-            async for event in self._one_reply():
-                yield event
-        except ContextOverflow as error:
-            self.of.context.shrink(error)
-            yield events.Notice(text=f"The prompt did not fit the model's window and is cut: {error}")
-            async for event in self._one_reply():
-                yield event
+        for last_try in (False, True):
+            try:
+                async with contextlib.aclosing(self._one_reply()) as told:
+                    async for event in told:
+                        yield event
+                return
+            except ContextOverflow as error:
+                if last_try:
+                    raise
+                self.of.context.shrink(error)
+                yield events.Notice(text=f"The prompt did not fit the model's window and is cut: {error}")
 
-    async def _one_reply(self) -> AsyncIterator[Event]:
+    async def _one_reply(self) -> AsyncGenerator[Event]:
         of, agent = self.of, self.of.agent
         self.reply = None
         request = contracts.ModelRequest(
@@ -252,6 +271,7 @@ class _Run:
         )
         parser = of.format.parser(lenient=of.lenient)
         usage: Usage | None = None
+        cut_short = False
         written: list[str] = []
         started = time.monotonic()
         stream = of.model.stream(request)
@@ -267,8 +287,8 @@ class _Run:
                         yield events.ModelRestarted(reason=reason)
                     case contracts.UsageReport():
                         usage = chunk.usage
-                    case contracts.Finish():
-                        pass
+                    case contracts.Finish(reason=reason):
+                        cut_short = reason == "length"
                     case _:
                         assert_never(chunk)
         finally:
@@ -276,15 +296,17 @@ class _Run:
                 await stream.aclose()
             duration = time.monotonic() - started
             self.meter.model_time += duration
-        if of.cancelled or self.meter.seconds_left == 0:
-            return
         # a stream that was cut did not come to the server's own count
         usage = usage or estimate_usage(request, written)
         self.meter.usage += usage
+        if of.cancelled or self.meter.seconds_left == 0:
+            return
         self.reply = parser.finish()
         if self.reply.code and not self.reply.neighbouring:
             of.lenient = False  # it knows the form: fences in its answers are text from now on
         yield events.ModelReplied(turn=self.meter.turns, reply=self.reply, usage=usage, duration=duration)
+        if cut_short:
+            yield events.Notice(text="The reply was cut off at the greatest length allowed.", to_model=True)
 
     async def _next_chunk(self, stream: AsyncIterator[contracts.ModelChunk]) -> contracts.ModelChunk | None:
         """The next chunk, or None at the end, when cancelled, or when the time is up."""
@@ -300,14 +322,17 @@ class _Run:
 
     # --- the sandbox's part of a turn ---
 
-    async def _run_code(self, reply: Reply, code: str) -> AsyncIterator[Event]:
+    async def _run_code(self, reply: Reply, code: str) -> AsyncGenerator[Event]:
         of, turn = self.of, self.meter.turns
-        self.meter.executions += 1
         yield events.ExecutionStarted(turn=turn, code=code)
-        limits = [limit for limit in (of.agent.timeout, self.meter.seconds_left) if limit is not None]
+        if of.cancelled:
+            return  # by whoever was just told
+        self.meter.executions += 1
         result: ExecutionResult | None = None
-        stream = of.session.execute(code, timeout=max(0.1, min(limits)) if limits else None)
+        stream = of.session.execute(code, timeout=of.agent.timeout)
         of.running_code = True
+        left = self.meter.seconds_left
+        alarm = None if left is None else asyncio.get_running_loop().call_later(left, of.stop_code)
         try:
             async for item in stream:
                 if isinstance(item, ExecutionResult):
@@ -316,6 +341,8 @@ class _Run:
                     yield events.ExecutionOutput(output=item)
         finally:
             of.running_code = False
+            if alarm is not None:
+                alarm.cancel()
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
         if result is None:

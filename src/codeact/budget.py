@@ -50,14 +50,18 @@ class Meter:
         tokens = self.usage.prompt_tokens + self.usage.completion_tokens
         if budget.turns is not None and self.turns >= budget.turns:
             return self.end("turns", message=f"no answer after {self.turns} turns; allow more with --max-turns")
-        if budget.executions is not None and self.executions >= budget.executions:
-            return self.end("executions", message=f"no answer after {self.executions} executions")
         if budget.tokens is not None and tokens >= budget.tokens:
             return self.end("tokens", message=f"no answer after {tokens} tokens; {budget.tokens} were allowed")
         if budget.cost is not None and cost is not None and cost >= budget.cost:
             return self.end("cost", message=f"no answer after {cost:.4f} US dollars; {budget.cost} were allowed")
         if self.seconds_left == 0:
             return self.end("time", message=f"no answer after {budget.seconds:g} seconds")
+        return None
+
+    def over_executions(self) -> RunFinished | None:
+        """The end of the run where no further execution is allowed, else None. A reply without code needs none."""
+        if self.budget.executions is not None and self.executions >= self.budget.executions:
+            return self.end("executions", message=f"no answer after {self.executions} executions")
         return None
 
     def end(self, reason: EndReason, *, answer: str | None = None, message: str = "") -> RunFinished:

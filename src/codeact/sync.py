@@ -14,28 +14,41 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
+_thread: threading.Thread | None = None
 
 
 def wait_for(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run ``coroutine`` to its end and return its result or raise its exception.
 
     Works inside a running event loop too (a notebook's). Ctrl-C cancels the coroutine and waits for its clean-up.
+    Raises RuntimeError inside a coroutine that it runs itself: there it would wait for ever.
     """
-    future = asyncio.run_coroutine_threadsafe(coroutine, _running_loop())
+    loop = _running_loop()
+    if threading.current_thread() is _thread:
+        coroutine.close()
+        raise RuntimeError("this is called from within itself: await the asynchronous method here (arun for run)")
+    ended = threading.Event()
+
+    async def whole() -> T:
+        try:
+            return await coroutine
+        finally:
+            ended.set()
+
+    future = asyncio.run_coroutine_threadsafe(whole(), loop)
     try:
         return future.result()
     except KeyboardInterrupt:
-        future.cancel()
-        ended = threading.Event()
-        future.add_done_callback(lambda _: ended.set())
+        future.cancel()  # counts as done at once: only the coroutine itself knows when it has ended
         ended.wait(30)
         raise
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:
-    global _loop
+    global _loop, _thread
     with _lock:
-        if _loop is None or _loop.is_closed():
+        if _loop is None or _thread is None or not _thread.is_alive():  # a forked child has the loop, not the thread
             _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="codeact", daemon=True).start()
+            _thread = threading.Thread(target=_loop.run_forever, name="codeact", daemon=True)
+            _thread.start()
         return _loop
