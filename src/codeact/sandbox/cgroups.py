@@ -8,9 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = "codeact-"
+_ROOT = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 class Cgroup:
@@ -42,20 +45,21 @@ class Cgroup:
                     time.sleep(0.01)
 
 
-def create(name: str, memory: int, processes: int) -> Cgroup | None:
+def create(name: str, memory: int, processes: int, root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> Cgroup | None:
     """Make and limit the groups of a session, or None where none can be made.
 
-    ``name`` must be unique on the machine; ``memory`` in bytes.
+    ``name`` must be unique on the machine; ``memory`` in bytes. ``root`` is where control groups are mounted and
+    ``membership`` the file that says which ones this process is in.
     """
-    for maker in (_create_v2, _create_v1):
+    for parent in _parents(root, membership):
         with contextlib.suppress(OSError):
-            return maker(_PREFIX + name, memory, processes)
+            return parent.create(_PREFIX + name, memory, processes)
     return None
 
 
-def sweep() -> None:
+def sweep(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> None:
     """Remove the groups that a killed host process left: those without a process in them."""
-    for parent in {*_v2_parents(), *(p for p in (_v1_parent("memory"), _v1_parent("pids")) if p)}:
+    for parent in {folder for parent in _parents(root, membership) for folder in parent.folders}:
         with contextlib.suppress(OSError):
             for path in parent.glob(_PREFIX + "*"):
                 owner = path.name.removeprefix(_PREFIX).partition("-")[0]
@@ -64,64 +68,88 @@ def sweep() -> None:
                         path.rmdir()
 
 
-def _own(controller: str) -> str | None:
+@dataclass(frozen=True)
+class _Version2:
+    """A group under which a child may be made."""
+
+    folder: Path
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.folder,)
+
+    def create(self, name: str, memory: int, processes: int) -> Cgroup:
+        if not {"memory", "pids"} <= set((self.folder / "cgroup.subtree_control").read_text().split()):
+            raise OSError("children of this group are not limited")
+        path = self.folder / name
+        path.mkdir()
+        try:
+            (path / "memory.max").write_text(str(memory))
+            (path / "pids.max").write_text(str(processes))
+        except OSError:
+            path.rmdir()
+            raise
+        with contextlib.suppress(OSError):  # no swap, no file
+            (path / "memory.swap.max").write_text("0")
+        return Cgroup([path])
+
+
+@dataclass(frozen=True)
+class _Version1:
+    """This process's groups in the two hierarchies, below which children may be made."""
+
+    memory: Path
+    pids: Path
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.memory, self.pids)
+
+    def create(self, name: str, memory: int, processes: int) -> Cgroup:
+        made: list[Path] = []
+        try:
+            for parent, file, limit in (
+                (self.memory, "memory.limit_in_bytes", memory),
+                (self.pids, "pids.max", processes),
+            ):
+                path = parent / name
+                path.mkdir()
+                made.append(path)
+                (path / file).write_text(str(limit))
+        except OSError:
+            Cgroup(made).remove()
+            raise
+        with contextlib.suppress(OSError):  # no swap, no file
+            (made[0] / "memory.memsw.limit_in_bytes").write_text(str(memory))
+        return Cgroup(made)
+
+
+def _own(controller: str, membership: Path) -> str | None:
     """This process's path in a hierarchy; ``controller`` is empty for version 2."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if (controller in controllers.split(",")) if controller else not controllers:
-            return path.lstrip("/")
+    with contextlib.suppress(OSError):
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if (controller in controllers.split(",")) if controller else not controllers:
+                return path.lstrip("/")
     return None
 
 
-def _v2_parents() -> list[Path]:
-    """Where a child group may be made: beside this process's group, or below it where that is the root."""
-    own = _own("")
+def _parents(root: Path, membership: Path) -> list[_Version2 | _Version1]:
+    return [*_v2_parents(root, membership), *_v1_parents(root, membership)]
+
+
+def _v2_parents(root: Path, membership: Path) -> list[_Version2]:
+    """Beside this process's group, or below it where that is the root: a group with processes has no limited child."""
+    own = _own("", membership)
     if own is None:
         return []
-    here = Path("/sys/fs/cgroup", own)
-    return [p for p in (here.parent if own else here, here) if (p / "cgroup.controllers").exists()]
+    here = root / own
+    found = (here.parent if own else here, here)
+    return [_Version2(p) for p in dict.fromkeys(found) if (p / "cgroup.subtree_control").exists()]
 
 
-def _create_v2(name: str, memory: int, processes: int) -> Cgroup:
-    for parent in _v2_parents():
-        if not {"memory", "pids"} <= set((parent / "cgroup.subtree_control").read_text().split()):
-            continue
-        path = parent / name
-        try:
-            path.mkdir()
-            (path / "memory.max").write_text(str(memory))
-            (path / "pids.max").write_text(str(processes))
-            with contextlib.suppress(OSError):
-                (path / "memory.swap.max").write_text("0")
-            return Cgroup([path])
-        except OSError:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-    raise OSError("no writable version 2 group with the memory and pids controllers")
-
-
-def _v1_parent(controller: str) -> Path | None:
-    own = _own(controller)
-    return None if own is None else Path("/sys/fs/cgroup", controller, own)
-
-
-def _create_v1(name: str, memory: int, processes: int) -> Cgroup:
-    made: list[Path] = []
-    try:
-        for controller, file, limit in (
-            ("memory", "memory.limit_in_bytes", memory),
-            ("pids", "pids.max", processes),
-        ):
-            parent = _v1_parent(controller)
-            if parent is None:
-                raise OSError(f"no version 1 hierarchy for {controller}")
-            path = parent / name
-            path.mkdir()
-            made.append(path)
-            (path / file).write_text(str(limit))
-        with contextlib.suppress(OSError):
-            (made[0] / "memory.memsw.limit_in_bytes").write_text(str(memory))
-    except OSError:
-        Cgroup(made).remove()
-        raise
-    return Cgroup(made)
+def _v1_parents(root: Path, membership: Path) -> list[_Version1]:
+    memory, pids = _own("memory", membership), _own("pids", membership)
+    if memory is None or pids is None:
+        return []
+    return [_Version1(root / "memory" / memory, root / "pids" / pids)]

@@ -65,6 +65,17 @@ def _wake_on_child() -> int:
     return read
 
 
+def _join(cgroups: list[str]) -> bool:
+    """Enter these groups. A group may be made and yet not be entered: where the common parent is not ours to write."""
+    try:
+        for path in cgroups:
+            with open(os.path.join(path, "cgroup.procs"), "w") as file:
+                file.write(str(os.getpid()))
+    except OSError:
+        return False
+    return True
+
+
 def _reap() -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -84,9 +95,7 @@ def _spawn(host: socket.socket, request: dict[str, Any], descriptors: list[int],
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         jail = isolation.Jail.model_validate(request["jail"])
-        for path in request["cgroups"]:
-            with open(os.path.join(path, "cgroup.procs"), "w") as file:
-                file.write(str(os.getpid()))
+        limited = bool(request["cgroups"]) and _join(request["cgroups"])
         isolation.enter_namespaces(is_root)
         first = os.fork()
         if first:
@@ -94,7 +103,7 @@ def _spawn(host: socket.socket, request: dict[str, Any], descriptors: list[int],
             wire.send(control, {"event": "spawned", "pid": first}, [handle])
         else:
             isolation.build_root(jail, is_root)
-            init.run(control, descriptors[1:], jail, is_root, watch=not request["cgroups"])
+            init.run(control, descriptors[1:], jail, is_root, watch=not limited)
     except BaseException as error:
         with contextlib.suppress(OSError):
             wire.send(control, {"event": "failed", "error": f"{error}", "kind": type(error).__name__})
