@@ -7,17 +7,16 @@ import contextlib
 import json
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from codeact.agent import Agent, Conversation
+from codeact.agent import Agent
 from codeact.budget import Budget
-from codeact.contracts import Finish, Model, ModelChunk, ModelRequest, Reply, Sandbox, TextDelta, Usage, UsageReport
-from codeact.errors import FileTransferError, ModelRefused, ModelUnavailable, UsageError
+from codeact.contracts import Finish, ModelChunk, ModelRequest, Sandbox, TextDelta, Usage, UsageReport
+from codeact.errors import FileTransferError, UsageError
 from codeact.events import (
     EVENT,
     LIVE,
@@ -33,16 +32,14 @@ from codeact.events import (
     RunStarted,
     TurnStarted,
 )
-from codeact.models.openai import OpenAIModel
-from codeact.models.replay import ReplayModel
 from codeact.sandbox import Sandbox as open_sandbox
 from codeact.tools import tool
+from tests.conversations import LOOP, begun, code, collect, end_of, observed, says, served, stdout, talk, works
 from tests.sandbox.processes import children, until
 from tests.servers import Behaviour, ScriptedServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-LOOP = "<execute>half = 2\nprint('begun')\nwhile True: pass</execute>"
 OTHER_BEHAVIOURS: tuple[Behaviour, ...] = (
     "good", "good", "json", "no-finish", "no-done", "429", "500", "reset", "truncated", "cut-chunk", "malformed",
     "error-event", "quota", "404", "html", "stalls", "endless",
@@ -53,70 +50,6 @@ OTHER_BEHAVIOURS: tuple[Behaviour, ...] = (
 async def sandbox() -> AsyncIterator[Sandbox]:
     async with open_sandbox("local") as sandbox:
         yield sandbox
-
-
-def code(text: str) -> str:
-    return f"<execute>{text}</execute>"
-
-
-def says(*replies: str | Reply) -> ReplayModel:
-    return ReplayModel(replies)
-
-
-@contextlib.asynccontextmanager
-async def talk(sandbox: Sandbox, model: Model, **options: Any) -> AsyncIterator[Conversation]:
-    async with Agent(model, sandbox=sandbox, **options).conversation() as conversation:
-        yield conversation
-
-
-@contextlib.asynccontextmanager
-async def served(*replies: Any, behaviours: Any = "good", **options: Any) -> AsyncIterator[tuple[Any, Model]]:
-    """A model server and the model behind it."""
-    name = options.pop("name", "scripted")
-    of_model = {"timeout": 60.0, "backoff": 0.001} | options.pop("model", {})
-    with ScriptedServer(replies, behaviours, **options) as server:
-        model = OpenAIModel(name, base_url=server.base_url, api_key="key", **of_model)
-        try:
-            yield server, model
-        finally:
-            await model.close()
-
-
-async def collect(
-    conversation: Conversation, message: str = "do it", *, each: Callable[[Event], object] = lambda _: None
-) -> list[Event]:
-    """All events of one message; ``each`` is called with every one when it comes."""
-    seen: list[Event] = []
-    async with contextlib.aclosing(conversation.send(message)) as told:
-        async for event in told:
-            seen.append(event)
-            each(event)
-    assert seen == [*seen[:-1], conversation.events[-1]]
-    return seen
-
-
-def end_of(seen: Sequence[Event]) -> RunFinished:
-    ends = [event for event in seen if isinstance(event, RunFinished)]
-    assert len(ends) == 1 and seen[-1] is ends[0], "RunFinished comes last, and once"
-    return ends[0]
-
-
-def observed(seen: Sequence[Event]) -> list[str]:
-    return [event.text for event in seen if isinstance(event, Observed)]
-
-
-def stdout(seen: Sequence[Event]) -> str:
-    return "".join(event.result.stdout for event in seen if isinstance(event, ExecutionFinished))
-
-
-def begun(event: Event) -> bool:
-    """The endless code is running."""
-    return isinstance(event, ExecutionOutput) and "begun" in getattr(event.output, "text", "")
-
-
-async def works(conversation: Conversation, expression: str, value: str) -> None:
-    result = await conversation.session.run(expression)
-    assert (result.status, result.result) == ("ok", value), result
 
 
 # --- one run ------------------------------------------------------------------------------------------------------
@@ -192,85 +125,6 @@ async def test_a_model_by_name_is_looked_for_where_the_environment_says(
     assert (result.answer, stdout(result.events)) == ("It is 42.", "42\n")
     start = unnamed.events[0]
     assert isinstance(start, RunStarted) and start.model == "named", "the server's first model"
-
-
-# --- budgets ------------------------------------------------------------------------------------------------------
-
-
-async def test_budget_of_turns(sandbox: Sandbox) -> None:
-    model = says(*[code(f"print({n})") for n in range(5)])
-    result = await Agent(model, sandbox=sandbox, budget=Budget(turns=3)).arun("Go.")
-    assert (result.reason, result.answer) == ("turns", None)
-    assert result.message == "no answer after 3 turns; allow more with --max-turns"
-    assert (result.end.turns, result.end.executions, stdout(result.events)) == (3, 3, "0\n1\n2\n")
-
-
-async def test_budget_of_executions_lets_the_model_answer_after_the_last(sandbox: Sandbox) -> None:
-    agent = Agent(says(code("print(1)"), "It is 1."), sandbox=sandbox, budget=Budget(executions=1))
-    assert (await agent.arun("Go.")).answer == "It is 1."
-
-
-async def test_budget_of_executions(sandbox: Sandbox) -> None:
-    model = says(code("print(1)"), code("print(2)"), code("print(3)"))
-    result = await Agent(model, sandbox=sandbox, budget=Budget(executions=2)).arun("Go.")
-    assert (result.reason, result.message) == ("executions", "no answer after 2 executions")
-    assert (result.end.executions, stdout(result.events)) == (2, "1\n2\n")
-
-
-async def test_budget_of_tokens(sandbox: Sandbox) -> None:
-    async with served(*[code("print(1)")] * 3) as (_, model):
-        result = await Agent(model, sandbox=sandbox, budget=Budget(tokens=500)).arun("Go.")
-    assert result.reason == "tokens" and "500 were allowed" in result.message
-    usage = result.end.usage
-    assert usage.prompt_tokens + usage.completion_tokens >= 500 and not usage.estimated
-
-
-async def test_budget_of_cost(sandbox: Sandbox) -> None:
-    async with served(code("print(1)"), "Done.", name="gpt-4o") as (_, model):
-        result = await Agent(model, sandbox=sandbox, budget=Budget(cost=0.0005)).arun("Go.")
-    assert result.reason == "cost" and "0.0005 were allowed" in result.message
-    usage = result.end.usage
-    assert result.end.cost == pytest.approx((usage.prompt_tokens * 2.5 + usage.completion_tokens * 10) / 1e6)
-
-
-async def test_cost_is_unknown_where_prices_are(sandbox: Sandbox) -> None:
-    result = await Agent(says("Done."), sandbox=sandbox, budget=Budget(cost=0.0)).arun("Go.")
-    assert (result.reason, result.end.cost) == ("answered", None)
-
-
-@pytest.mark.parametrize("behaviour", ["silent", "stalls", "pings"])
-async def test_budget_of_time_ends_a_model_that_says_nothing(sandbox: Sandbox, behaviour: Behaviour) -> None:
-    async with served(code("print(1)"), behaviours=behaviour) as (server, model):
-        result = await Agent(model, sandbox=sandbox, budget=Budget(seconds=0.3)).arun("Go.")
-        assert await asyncio.to_thread(server.disconnected.wait, 10), "the connection stayed open"
-    assert (result.reason, result.message) == ("time", "no answer after 0.3 seconds")
-    assert 0.3 <= result.end.duration < 5 and 0.2 < result.end.model_time
-    assert result.end.usage.prompt_tokens > 0 and result.end.usage.estimated, "what was sent was used"
-
-
-async def test_budget_of_time_stops_running_code(sandbox: Sandbox) -> None:
-    async with talk(sandbox, says(LOOP), budget=Budget(seconds=0.5)) as conversation:
-        end = end_of(await collect(conversation))
-        assert (end.reason, end.message) == ("time", "no answer after 0.5 seconds")
-        assert 0.3 < end.code_time < 5
-        await works(conversation, "half", "2")
-
-
-async def test_a_large_budget_of_time_does_not_lift_the_limit_of_an_execution() -> None:
-    slow = code("import time; time.sleep(600)")
-    async with open_sandbox("local", timeout=0.4) as strict:
-        result = await Agent(says(slow, "Gave up."), sandbox=strict, budget=Budget(seconds=300)).arun("Go.")
-        assert result.answer == "Gave up." and "time limit of 0.4 seconds" in observed(result.events)[0]
-        looser = Agent(says(code("import time; time.sleep(0.6); print('slept')"), "Done."), sandbox=strict, timeout=20)
-        assert "slept" in observed((await looser.arun("Go.")).events)[0]
-
-
-async def test_budgets_are_those_of_each_message(sandbox: Sandbox) -> None:
-    model = says(code("print(1)"), code("print(2)"), "Done.")
-    async with talk(sandbox, model, budget=Budget(turns=2)) as conversation:
-        assert end_of(await collect(conversation)).reason == "turns"
-        end = end_of(await collect(conversation, "go on"))
-        assert (end.reason, end.turns) == ("answered", 1)
 
 
 # --- cancelling ---------------------------------------------------------------------------------------------------
@@ -582,13 +436,6 @@ async def test_a_model_server_that_fails_ends_the_run(sandbox: Sandbox) -> None:
 async def test_a_departed_recording_ends_the_run(sandbox: Sandbox) -> None:
     result = await Agent(says(code("print(1)")), sandbox=sandbox).arun("Go.")
     assert result.reason == "model_error" and "turn 2 is asked for, and the recording holds 1" in result.message
-
-
-async def test_a_server_that_is_not_there_is_told_before_anything_runs(sandbox: Sandbox) -> None:
-    with ScriptedServer() as server:
-        pass
-    with pytest.raises((UsageError, ModelUnavailable, ModelRefused)):
-        await Agent(OpenAIModel("", base_url=server.base_url), sandbox="cloud").arun("Go.")
 
 
 class Mistaken:

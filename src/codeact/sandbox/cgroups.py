@@ -59,9 +59,9 @@ def create(name: str, memory: int, processes: int, root: Path = _ROOT, membershi
 
 def sweep(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> None:
     """Remove the groups that a killed host process left: those without a process in them."""
-    for parent in {folder for parent in _parents(root, membership) for folder in parent.folders}:
+    for folder in {folder for parent in _parents(root, membership) for folder in parent.folders}:
         with contextlib.suppress(OSError):
-            for path in parent.glob(_PREFIX + "*"):
+            for path in folder.glob(_PREFIX + "*"):
                 owner = path.name.removeprefix(_PREFIX).partition("-")[0]
                 if owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
                     with contextlib.suppress(OSError):

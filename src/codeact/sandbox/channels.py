@@ -19,7 +19,7 @@ from jupyter_client.session import Session as Protocol
 from codeact.contracts import DisplayOutput, ErrorOutput, Output, StreamOutput, Variable
 
 _LARGEST_MESSAGE = 32 << 20  # more than kernelapp.LARGEST_OUTPUT
-_LINE = re.compile(r"Cell (?:In\[\d+\]|.*?), line (\d+)")
+_LINE = re.compile(r"Cell (?:In\[\d+\]|.*?), line (\d{1,9})\b")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _TEXT = 1 << 24  # characters of one representation
 
@@ -37,19 +37,35 @@ class Channels:
         self.iopub.subscribe(b"")
         self.shell = self._connect(zmq.DEALER, addresses["shell"])
         self.control = self._connect(zmq.DEALER, addresses["control"])
-        self.stdin = self._connect(zmq.DEALER, addresses["stdin"])
+        self._stdin_events: zmq.asyncio.Socket
+        self.stdin = self._connect(zmq.DEALER, addresses["stdin"], watch=True)
 
-    def _connect(self, kind: int, address: str) -> zmq.asyncio.Socket:
+    def _connect(self, kind: int, address: str, watch: bool = False) -> zmq.asyncio.Socket:
         socket = self._context.socket(kind)
         socket.linger = 0
         socket.setsockopt(zmq.MAXMSGSIZE, _LARGEST_MESSAGE)
         socket.setsockopt(zmq.RCVHWM, 16)
         if kind == zmq.DEALER:
             socket.setsockopt(zmq.IDENTITY, self._protocol.bsession)
+        if watch:
+            self._stdin_events = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         socket.connect(address)
         return socket
 
+    async def stdin_connected(self, limit: float) -> bool:
+        """Whether the kernel can ask us, within ``limit`` seconds: what it asks before that is lost without a word."""
+        try:
+            return bool(await self._stdin_events.poll(limit * 1000))
+        finally:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if not self._stdin_events.closed:
+            self.stdin.disable_monitor()
+            self._stdin_events.close(linger=0)
+
     def close(self) -> None:
+        self._unwatch()
         for socket in (self.shell, self.iopub, self.stdin, self.control):
             socket.close(linger=0)
 
@@ -69,11 +85,10 @@ class Channels:
         try:
             _, rest = self._protocol.feed_identities(frames)
             message = self._protocol.deserialize(rest)
-            if isinstance(message["content"], dict) and isinstance(message["parent_header"], dict):
-                return dict(message)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            pass
-        return None
+        except Exception:  # whatever the parser makes of what it was given: the sender is not to be trusted
+            return None
+        parts = (message["header"], message["parent_header"], message["content"])
+        return dict(message) if all(isinstance(part, dict) for part in parts) else None
 
 
 def output_of(message: dict[str, Any]) -> Output | None:
@@ -81,7 +96,7 @@ def output_of(message: dict[str, Any]) -> Output | None:
     content = message["content"]
     match message["header"].get("msg_type"):
         case "stream" if content.get("name") in ("stdout", "stderr"):
-            return StreamOutput(name=content["name"], text=str(content.get("text", "")))
+            return StreamOutput(name=content["name"], text=plain(content.get("text", "")))
         case "execute_result":
             return DisplayOutput(data=_bundle(content), is_result=True)
         case "display_data" | "update_display_data":
@@ -96,13 +111,18 @@ def _bundle(content: dict[str, Any]) -> dict[str, str]:
     data = content.get("data")
     if not isinstance(data, dict):
         return {}
-    return {str(mime): (v if isinstance(v, str) else json.dumps(v))[:_TEXT] for mime, v in data.items()}
+    return {plain(mime): plain(v if isinstance(v, str) else json.dumps(v))[:_TEXT] for mime, v in data.items()}
+
+
+def plain(value: object) -> str:
+    """Text that can be written anywhere: without halves of surrogate pairs."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def error_output(name: object, message: object, traceback: object) -> ErrorOutput:
-    lines = tuple(str(line) for line in traceback) if isinstance(traceback, list) else ()
+    lines = tuple(plain(line) for line in traceback) if isinstance(traceback, list) else ()
     numbers = [int(n) for line in lines for n in _LINE.findall(_ANSI.sub("", line))[:1]]
-    return ErrorOutput(name=str(name), message=str(message), traceback=lines, line=numbers[0] if numbers else None)
+    return ErrorOutput(name=plain(name), message=plain(message), traceback=lines, line=numbers[0] if numbers else None)
 
 
 def variables_of(listed: object) -> tuple[Variable, ...]:
@@ -110,7 +130,9 @@ def variables_of(listed: object) -> tuple[Variable, ...]:
     found = []
     for entry in listed if isinstance(listed, list) else []:
         try:
-            found.append(Variable.model_validate(entry))
+            variable = Variable.model_validate(entry)
+            variable.model_dump_json()  # it has to be written later
+            found.append(variable)
         except ValueError:
             continue
     return tuple(found)

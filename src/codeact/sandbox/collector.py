@@ -13,6 +13,11 @@ KEPT_TEXT = 200_000
 KEPT_DISPLAYS = 16 << 20
 """Characters (base64 for pictures) of displayed objects kept in a result."""
 
+KEPT_ERRORS = 1 << 20
+"""Characters of errors kept in a result; each is cut so that several fit."""
+
+_OVERHEAD = 500  # characters that a display or an error counts for beyond its own, so that empty ones are bounded too
+
 WHOLE = 64 << 20
 """Bytes of text that the file with the whole output holds, and characters that are streamed to a watcher."""
 
@@ -26,6 +31,7 @@ class Collector:
         self._head_room = KEPT_TEXT // 2
         self._tail_size = 0
         self._display_room = KEPT_DISPLAYS
+        self._error_room = KEPT_ERRORS
         self.dropped = 0
         self.dropped_displays = 0
         self.text = 0
@@ -41,13 +47,19 @@ class Collector:
             return self.streamed <= WHOLE
         if isinstance(output, DisplayOutput):
             self._write_whole(output.text + "\n")
-            size = sum(map(len, output.data.values()))
+            size = _OVERHEAD + sum(len(mime) + len(data) for mime, data in output.data.items())
             if size > self._display_room:
                 self.dropped_displays += 1
                 return False
             self._display_room -= size
         elif isinstance(output, ErrorOutput):
             self._write_whole("\n".join(output.traceback) + "\n")
+            output = _cut(output)
+            size = _OVERHEAD + sum(map(len, (output.name, output.message, *output.traceback)))
+            if size > self._error_room:
+                self.dropped_displays += 1
+                return False
+            self._error_room -= size
         self._append(output, 0)
         return True
 
@@ -58,6 +70,8 @@ class Collector:
             self.whole.write(text.encode("utf-8", "replace")[:room])
 
     def _add_stream(self, output: StreamOutput) -> None:
+        if not output.text:
+            return
         if not self._tail and self._head_room > 0:
             head, rest = output.text[: self._head_room], output.text[self._head_room :]
             self._head_room -= len(head)
@@ -116,3 +130,24 @@ class Collector:
 
     def close(self) -> None:
         self.whole.close()
+
+
+def _cut(error: ErrorOutput) -> ErrorOutput:
+    """The error with what is longer than anybody reads cut out of its middle."""
+    limit = KEPT_ERRORS // 16
+    lines, room = [], limit
+    for line in reversed(error.traceback):  # the end says what happened
+        if room < len(line) + 1:
+            break
+        lines.append(line)
+        room -= len(line) + 1
+    return error.model_copy(
+        update={"name": error.name[:1000], "message": _middle(error.message, limit), "traceback": tuple(lines[::-1])}
+    )
+
+
+def _middle(text: str, limit: int) -> str:
+    half = limit // 2
+    return (
+        text if len(text) <= limit else f"{text[:half]} … {len(text) - 2 * half} characters left out … {text[-half:]}"
+    )

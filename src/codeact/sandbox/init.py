@@ -98,7 +98,7 @@ class _Init:
             os.kill(-1, signal.SIGKILL)
 
     def check_memory(self) -> None:
-        if sum(_resident()) > self.jail.memory:
+        if sum(_resident(exact=False)) > self.jail.memory < sum(_resident(exact=True)):
             self.over_memory = True
             self.kill_everything()
 
@@ -172,13 +172,20 @@ def _last_words() -> str:
     return ""
 
 
-def _resident() -> Iterator[int]:
-    """Memory of every process here, shared pages counted once a process: an upper bound, in bytes."""
+def _resident(exact: bool) -> Iterator[int]:
+    """Memory of every process here, in bytes. ``exact``: without files, and a shared page divided among its users."""
     for entry in os.listdir("/proc"):
         if entry.isdigit() and entry != "1":
             with contextlib.suppress(OSError, ValueError, IndexError):
-                fields = Path("/proc", entry, "statm").read_text().split()
-                yield (int(fields[1]) - int(fields[2])) * _PAGE
+                yield _share(entry) if exact else int(Path("/proc", entry, "statm").read_text().split()[1]) * _PAGE
+
+
+def _share(process: str) -> int:
+    try:
+        lines = Path("/proc", process, "smaps_rollup").read_text().splitlines()
+    except PermissionError:  # it made itself unreadable: then all that it has mapped counts
+        return int(Path("/proc", process, "statm").read_text().split()[1]) * _PAGE
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) << 10
 
 
 def _open_beneath(path: str, flags: int) -> int:
@@ -192,7 +199,7 @@ def _open_beneath(path: str, flags: int) -> int:
 
 def _open(path: str, writing: bool) -> int:
     """Open a plain file of the workspace. Every path means what it means in here, so none leads out."""
-    if not path or path.startswith("/") or ".." in Path(path).parts:
+    if not path or path.startswith("/") or "\0" in path or ".." in Path(path).parts:
         raise ValueError("a path is relative to the workspace and stays in it")
     if writing:
         Path("/workspace", path).parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from codeact.contracts import (
     Variable,
 )
 from codeact.errors import KernelStartError, SandboxError, SessionClosed, ToolError
-from codeact.sandbox.channels import Channels, error_output, output_of, variables_of
+from codeact.sandbox.channels import Channels, error_output, output_of, plain, variables_of
 from codeact.sandbox.collector import Collector
 from codeact.sandbox.limits import Limits
 
@@ -59,7 +59,7 @@ class KernelSession(ABC):
         self._exited: asyncio.Future[str] | None = None
         self._names: dict[str, Variable] = {}
         self._closed = False
-        self._running = False
+        self._execution: _Execution | None = None
         self._stop_reason: ExecutionStatus | None = None
         self._started_before = False
 
@@ -148,6 +148,8 @@ class KernelSession(ABC):
                 for socket, _ in await self._arrivals(channels, exited, 0.1, with_control=True):
                     heard = heard or socket is channels.iopub
                     answered = answered or socket is channels.control
+        if not await channels.stdin_connected(max(deadline - time.monotonic(), 0)):
+            raise KernelStartError(f"the kernel did not connect its stdin within {_READY_LIMIT:.0f} seconds")
 
     def _drop_channels(self) -> None:
         if self._channels is not None:
@@ -183,31 +185,33 @@ class KernelSession(ABC):
             execution = _Execution(self, timeout or self.limits.timeout)
             execution.fresh = had_run and (lost is not None or was_without)
             execution.lost_before = lost
-            self._running, self._stop_reason = True, None
+            self._execution, self._stop_reason = execution, None
             try:
                 async for output in execution.outputs(code):
                     yield output
                 yield await execution.result()
             finally:
-                self._running = False
+                self._execution = None
                 if not execution.over:
                     await self._stop_abandoned(execution)
+                for call in execution.calls:
+                    call.cancel()
                 execution.collector.close()
 
     async def _stop_abandoned(self, execution: _Execution) -> None:
         """The watcher went away in mid-run: stop the code, keep the state where the code lets itself be stopped."""
         if self._channels is None or self._exited is None or self._exited.done():
             return
-        await self._interrupt_kernel()
+        await execution.stop()
         execution.stop_by = time.monotonic() + _STOP_GRACE
         async for _ in execution.remaining():
             pass
 
     async def interrupt(self) -> None:
         """Stop the running code. Does nothing when nothing runs."""
-        if self._running and self._channels is not None:
+        if self._execution is not None and self._channels is not None:
             self._stop_reason = self._stop_reason or "interrupted"
-            await self._interrupt_kernel()
+            await self._execution.stop()
 
     async def restart(self) -> None:
         """Give up the kernel and its variables; files stay. The next execution starts a fresh one."""
@@ -237,8 +241,8 @@ class KernelSession(ABC):
         """End the kernel and remove everything that the session had."""
         if not self._closed:
             self._closed = True
+            await self._release()  # ends an execution that is under way, which may then let go of the channels
             self._drop_channels()
-            await self._release()
 
     # --- host tools ---
 
@@ -276,6 +280,8 @@ class KernelSession(ABC):
             return json.dumps({"error": str(error)})
         except (ValueError, TypeError, RecursionError) as error:
             return json.dumps({"error": f"the call or its result is not JSON: {error}"})
+        except Exception as error:  # a mistake in the tool is told where it was called, and ends nothing here
+            return json.dumps({"error": f"the tool failed: {type(error).__name__}: {error}"})
 
     # --- messages ---
 
@@ -283,6 +289,8 @@ class KernelSession(ABC):
         self, channels: Channels, exited: asyncio.Future[str], limit: float, *, with_control: bool = False
     ) -> list[tuple[zmq.asyncio.Socket, dict[str, Any]]]:
         """Messages that have come, waiting at most ``limit`` seconds for the first; none when the kernel exits."""
+        if self._closed:
+            raise SessionClosed(f"session {self.id} is closed")
         sockets = [channels.iopub, channels.shell, channels.stdin]
         if with_control:
             sockets.append(channels.control)
@@ -319,6 +327,8 @@ class _Execution:
         self.limit = limit
         self.collector = Collector()
         self.reply: dict[str, Any] | None = None
+        self.begun = False
+        self.stopping = False
         self.idle = False
         self.over = False
         self.killed = False
@@ -333,7 +343,7 @@ class _Execution:
 
     async def outputs(self, code: str) -> AsyncIterator[Output]:
         request = {
-            "code": code,
+            "code": code.encode("utf-8", "backslashreplace").decode(),  # a lone surrogate cannot be sent
             "silent": False,
             "store_history": True,
             "user_expressions": {},
@@ -361,6 +371,12 @@ class _Execution:
         for call in self.calls:
             call.cancel()
 
+    async def stop(self) -> None:
+        """Interrupt the code, or as soon as it has begun: an earlier signal would be lost."""
+        self.stopping = True
+        if self.begun:
+            await self.session._interrupt_kernel()
+
     async def _pause(self) -> float:
         """How long to wait for the next message; interrupts and kills when their times have come."""
         now = time.monotonic()
@@ -371,7 +387,7 @@ class _Execution:
                 self.stop_by = now + _STOP_GRACE
             elif now - self.started >= self.limit:
                 self.session._stop_reason = "timeout"
-                await self.session._interrupt_kernel()
+                await self.stop()
                 self.stop_by = now + _STOP_GRACE
             else:
                 # short enough to notice an interrupt asked for meanwhile
@@ -397,6 +413,10 @@ class _Execution:
         if kind == "status":
             self.idle = self.idle or (ours and message["content"].get("execution_state") == "idle")
             return None
+        if kind == "execute_input" and ours and not self.begun:
+            self.begun = True
+            if self.stopping:
+                await self.session._interrupt_kernel()
         output = output_of(message)
         if isinstance(output, ErrorOutput):
             self.error = output
@@ -458,7 +478,7 @@ class _Execution:
         if not isinstance(told, dict):
             return None
         listed = told.get("removed")
-        removed = tuple(str(name) for name in listed) if isinstance(listed, list) else ()
+        removed = tuple(plain(name) for name in listed) if isinstance(listed, list) else ()
         changes = StateChanges(
             added=variables_of(told.get("added")), changed=variables_of(told.get("changed")), removed=removed
         )

@@ -82,13 +82,29 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._announcement: tuple[Any, ...] = ()
         self.control_handlers["codeact_state_request"] = self.codeact_state_request
         self.shell.user_ns_hidden["call_host"] = None
 
+    def _publish_execute_input(self, *arguments: Any) -> None:
+        self._announcement = arguments  # made by do_execute, from where on an interrupt is answered
+
     async def do_execute(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        before = state.snapshot(self.shell.user_ns)
-        reply: dict[str, Any] = await super().do_execute(*arguments, **options)
-        reply["codeact"] = state.changes(before, state.snapshot(self.shell.user_ns))
+        before = None
+        reply: dict[str, Any]
+        try:
+            if self._announcement:
+                super()._publish_execute_input(*self._announcement)
+            before = state.snapshot(self.shell.user_ns)
+            reply = await super().do_execute(*arguments, **options)
+        except KeyboardInterrupt:  # just before or after the code itself, where ipykernel would not answer at all
+            reply = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
+            reply |= {"execution_count": self.shell.execution_count, "user_expressions": {}, "payload": []}
+        self._announcement = ()
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late from here on; ipykernel sets it anew
+        if before is not None:
+            reply["codeact"] = state.changes(before, state.snapshot(self.shell.user_ns))
         return reply
 
     @contextlib.contextmanager

@@ -123,6 +123,8 @@ class _Zygote:
         self.process = process
         self.end = end
         self.directory = directory
+        self.sessions = 0  # that listen in the directory: it stays as long as they do, even when the zygote dies
+        self._closed = False
         (directory / "root").mkdir()
         self.folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -175,8 +177,18 @@ class _Zygote:
             await asyncio.to_thread(self.process.wait)
         assert self.process.stderr is not None
         self.process.stderr.close()
-        os.close(self.folder)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._closed = True
+        self._tidy()
+
+    def leave(self) -> None:
+        """One session less listens in the directory."""
+        self.sessions -= 1
+        self._tidy()
+
+    def _tidy(self) -> None:
+        if self._closed and not self.sessions:
+            os.close(self.folder)
+            shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class LocalSession(KernelSession):
@@ -194,6 +206,7 @@ class LocalSession(KernelSession):
     ) -> None:
         super().__init__(id, limits, tools)
         self._zygote = zygote
+        zygote.sessions += 1
         self._registry = registry
         self._control: socket.socket | None = None
         self._process: int | None = None  # pidfd of process 1
@@ -362,6 +375,7 @@ class LocalSession(KernelSession):
         for channel in _CHANNELS:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._zygote.directory / f"{self._name}-{channel}")
+        self._zygote.leave()
         if self._cgroup is not None:
             await asyncio.to_thread(self._cgroup.remove)
             self._cgroup = None

@@ -133,6 +133,8 @@ class ProcessSession(KernelSession):
     # --- files ---
 
     def _resolve(self, path: str) -> Path:
+        if self._closed:
+            raise SessionClosed(f"session {self.id} is closed")
         try:
             target = (self.workspace / path).resolve()
         except (ValueError, OSError, RuntimeError) as error:  # a NUL, a loop of links
@@ -144,6 +146,8 @@ class ProcessSession(KernelSession):
     async def put(self, path: str, data: bytes | IO[bytes]) -> None:
         target = self._resolve(path)
         try:
+            if target.exists() and not target.is_file():
+                raise FileTransferError(f"{path}: not a plain file")
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
                 copy_bounded(data, file, self.limits.file)
@@ -165,7 +169,7 @@ class ProcessSession(KernelSession):
 
     async def files(self) -> tuple[FileInfo, ...]:
         found = []
-        for path in sorted(self.workspace.rglob("*")):
+        for path in sorted(self._resolve(".").rglob("*")):
             relative = path.relative_to(self.workspace)
             if path.is_file() and not path.is_symlink() and not any(p.startswith(".") for p in relative.parts):
                 found.append(FileInfo(path=str(relative), size=path.stat().st_size))

@@ -52,6 +52,9 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "mbind": (237, 235),
     "set_mempolicy": (238, 237),
     "set_mempolicy_home_node": (450, 450),
+    # memory that no process has mapped, which nothing but a control group counts
+    "memfd_create": (319, 279),
+    "shmget": (29, 194),
     # kernel key rings, programs in the kernel, tracing, asynchronous rings
     "keyctl": (250, 219),
     "add_key": (248, 217),
