@@ -400,13 +400,13 @@ async def test_tools_are_told_to_the_model_and_work(sandbox: Sandbox) -> None:
 async def test_the_kernels_death_is_told_and_survived(sandbox: Sandbox) -> None:
     model = says(
         code("first = 1\nsecond = 2"),
-        code("import os\nprint('last words', flush=True)\nos._exit(3)"),
+        code("import os; os._exit(3)"),
         code("print('first' in globals())"),
         "Done.",
     )
     result = await Agent(model, sandbox=sandbox).arun("Go.")
     died, fresh = observed(result.events)[1:]
-    assert died.startswith("last words") and "The kernel died" in died and "first, second" in died
+    assert "The kernel died" in died and "first, second" in died
     assert "exited with status 3" in died and "Files in /workspace are kept" in died
     assert fresh.startswith("False") and "new kernel" in fresh
     assert result.answer == "Done."

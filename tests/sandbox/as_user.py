@@ -1,0 +1,75 @@
+"""What the tests do as an ordinary user: ``python -m tests.sandbox.as_user ACT`` prints one JSON value."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import platform
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+from codeact.errors import IsolationUnavailable
+from codeact.sandbox import Sandbox, canaries, linux
+
+LIMITS = {"memory": 512 << 20, "disk": 64 << 20}
+
+HOG = """
+import os, signal, time
+for _ in range(6):
+    if os.fork() == 0:
+        held = bytearray(b"x" * (150 << 20))
+        while True: signal.pause()
+time.sleep(600)
+"""
+
+
+async def attacks() -> Any:
+    async with Sandbox("local", **LIMITS) as sandbox:
+        outcomes = await canaries.run_canaries(sandbox, canaries.ALL)
+    return [outcome.model_dump() for outcome in outcomes]
+
+
+async def hog() -> Any:
+    async with Sandbox("local", **LIMITS) as sandbox:
+        session = await sandbox.session()
+        before = await session.run("lost = 1")
+        result = await session.run(HOG, timeout=30)
+        after = await session.run("'lost' in globals()")
+    return {
+        "before": before.status,
+        "status": result.status,
+        "notice": result.notice,
+        "after": after.result,
+        "user": os.getuid(),
+        "cgroups": [path for path in Path("/sys/fs/cgroup").rglob(f"codeact-{os.getpid()}-*")] != [],
+    }
+
+
+def _refuse_unshare() -> None:
+    """What a container's system call filter does: unshare answers EPERM."""
+    number = {"x86_64": 272, "aarch64": 97}[platform.machine()]
+    steps = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | errno.EPERM), (0x06, 0, 0, 0x7FFF0000)]
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.install_seccomp(b"".join(struct.pack("=HBBI", *step) for step in steps))
+
+
+async def forbidden() -> Any:
+    """A machine that forbids user namespaces to ordinary users."""
+    _refuse_unshare()
+    ran = Path.home() / "ran"
+    async with Sandbox("local", **LIMITS) as sandbox:
+        try:
+            session = await sandbox.session()
+        except IsolationUnavailable as error:
+            return {"refused": str(error)}
+        await session.run(f"open({str(ran)!r}, 'w')")
+    return {"refused": None}
+
+
+if __name__ == "__main__":
+    act = {"attacks": attacks, "hog": hog, "forbidden": forbidden}[sys.argv[1]]
+    print(json.dumps(asyncio.run(act())))  # noqa: T201

@@ -1,0 +1,56 @@
+"""Running a program of these tests as an ordinary user of this machine.
+
+As root that takes some preparation: Python may stand where only root may look (``/root/.pyenv``). So the program runs
+in a mount namespace of its own, in which whatever of Python and of this repository is hidden from others is shown at
+its place, and nothing else of the directories that hide it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+USER = 12345
+REPOSITORY = Path(__file__).parents[2]
+
+
+def _hiding(path: Path) -> Path | None:
+    """The directory on the way to ``path`` that others may not pass."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.stat().st_mode & 0o001:
+            return folder
+    return None
+
+
+def _preparation(home: str) -> str:
+    """Shell commands, run as root in a private mount namespace."""
+    lines = ["set -e", "hold=$(mktemp -d)", "mount -t tmpfs -o mode=755 tmpfs $hold"]
+    needed = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix, str(REPOSITORY))}
+    hidden = {path: folder for path in needed if (folder := _hiding(path)) is not None}
+    for number, path in enumerate(hidden):
+        lines.append(f"mkdir $hold/{number}; mount --bind {shlex.quote(str(path))} $hold/{number}")
+    for folder in set(hidden.values()):
+        lines.append(f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(folder))}")
+    for number, path in enumerate(hidden):
+        lines.append(f"mkdir -p {shlex.quote(str(path))}; mount --bind $hold/{number} {shlex.quote(str(path))}")
+    lines.append("umount -l $hold; rmdir $hold")
+    lines.append(f"chown {USER}:{USER} {shlex.quote(home)}; export HOME={shlex.quote(home)}")
+    lines.append(f'exec setpriv --reuid {USER} --regid {USER} --clear-groups -- "$@"')
+    return "\n".join(lines)
+
+
+def run(home: Path, *arguments: str, timeout: float = 100) -> str:
+    """Run ``python -m tests.sandbox.as_user ARGUMENTS`` as an ordinary user whose home is ``home``; its output.
+
+    Raises AssertionError with what the program said where it failed.
+    """
+    command = [sys.executable, "-m", "tests.sandbox.as_user", *arguments]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(home)}
+    if os.geteuid() == 0:
+        command = ["unshare", "-m", "sh", "-c", _preparation(str(home)), "sh", *command]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
