@@ -17,9 +17,11 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import json
 import mmap
 import os
+import re
 import resource
 import signal
 import socket
@@ -93,11 +95,10 @@ def pids() -> list[str]:
     return [name for name in os.listdir("/proc") if name.isdigit()]
 
 
-def search_processes(kind: str, needle: bytes, backwards: bool = False) -> str | None:
+def search_processes(kind: str, holds: Callable[[bytes], bool]) -> str | None:
     for pid in pids():
         with contextlib.suppress(OSError):
-            found = text_of(f"/proc/{pid}/{kind}")
-            if needle in (found[::-1] if backwards else found):
+            if holds(text_of(f"/proc/{pid}/{kind}")):
                 return f"found in /proc/{pid}/{kind}"
     return None
 
@@ -120,14 +121,19 @@ def connect(kind: int, family: int, address: Any, send: bytes = b"") -> str:
 
 
 # --- secrets -------------------------------------------------------------------------------------------------------
-# the secret is known here only backwards, so that looking for it does not find the question
+# of the secret only the hash is known here, so that looking for it does not find the question, nor a copy of it
+
+
+def holds_secret(facts: Facts, data: bytes) -> bool:
+    words = re.findall(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", data)
+    return any(hashlib.sha256(word).hexdigest() == facts["secret_sha256"] for word in words)
 
 
 @attack("secrets", harmless=True)
 def environment(facts: Facts) -> str | None:
     """Read a secret of the host out of the environment."""
     for name, value in os.environ.items():
-        if name == facts["secret_name"] or facts["terces"] in value[::-1]:
+        if name == facts["secret_name"] or holds_secret(facts, value.encode()):
             return f"the variable {name}"
     return None
 
@@ -135,7 +141,7 @@ def environment(facts: Facts) -> str | None:
 @attack("secrets", harmless=True)
 def environment_of_processes(facts: Facts) -> str | None:
     """Read it from /proc/*/environ."""
-    return search_processes("environ", facts["terces"].encode(), backwards=True)
+    return search_processes("environ", lambda data: holds_secret(facts, data))
 
 
 @attack("secrets", harmless=True)
@@ -147,7 +153,6 @@ def environment_of_process_1(facts: Facts) -> str | None:
 @attack("secrets")
 def inherited_memory(facts: Facts) -> str | None:
     """Search this process's own memory, which began as a copy of another's, for the secret."""
-    needle = facts["terces"].encode()
     with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
         for line in maps:
             bounds, rights, _, _, inode = line.split()[:5]
@@ -155,7 +160,7 @@ def inherited_memory(facts: Facts) -> str | None:
                 start, end = (int(part, 16) for part in bounds.split("-"))
                 with contextlib.suppress(OSError, ValueError, OverflowError):
                     memory.seek(start)
-                    if needle in memory.read(min(end - start, 64 << 20))[::-1]:
+                    if holds_secret(facts, memory.read(min(end - start, 64 << 20))):
                         return f"found at {bounds}"
     return None
 
@@ -430,7 +435,7 @@ def setuid_programs(facts: Facts) -> str | None:
 @attack("processes", harmless=True)
 def see_host_processes(facts: Facts) -> str | None:
     """Find a process of the host by its command line."""
-    return search_processes("cmdline", facts["marker"].encode())
+    return search_processes("cmdline", lambda data: facts["marker"].encode() in data)
 
 
 @attack("processes", harmless=True)
@@ -1002,7 +1007,7 @@ def files_of_a_neighbour(facts: Facts) -> str | None:
 @attack("neighbours", harmless=True)
 def processes_of_a_neighbour(facts: Facts) -> str | None:
     """Find a process of another session."""
-    return search_processes("cmdline", facts["neighbour"].encode())
+    return search_processes("cmdline", lambda data: facts["neighbour"].encode() in data)
 
 
 @attack("neighbours", harmless=True)

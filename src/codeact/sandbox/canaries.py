@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import inspect
 import json
 import os
@@ -178,7 +179,7 @@ async def _bait(sandbox: Sandbox) -> AsyncIterator[dict[str, Any]]:
             "abstract": marker,
             "host_name": socket.gethostname(),
             "secret_name": _SECRET_NAME,
-            "terces": secret[::-1],
+            "secret_sha256": hashlib.sha256(secret.encode()).hexdigest(),
             "memory": limits.memory,
             "disk": limits.disk,
             "processes": limits.processes,

@@ -8,6 +8,7 @@ Source: Jupyter messaging protocol 5.4 (jupyter-client.readthedocs.io/en/stable/
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -21,6 +22,7 @@ from codeact.contracts import DisplayOutput, ErrorOutput, Output, StreamOutput, 
 _LARGEST_MESSAGE = 32 << 20  # more than kernelapp.LARGEST_OUTPUT
 _LINE = re.compile(r"Cell (?:In\[\d+\]|.*?), line (\d{1,9})\b")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_LAST_WORDS = 0.1  # seconds in which the messages of a kernel that is gone arrive
 _TEXT = 1 << 24  # characters of one representation
 
 
@@ -68,6 +70,34 @@ class Channels:
         self._unwatch()
         for socket in (self.shell, self.iopub, self.stdin, self.control):
             socket.close(linger=0)
+
+    async def arrivals(
+        self, exited: asyncio.Future[str], limit: float, *, with_control: bool = False
+    ) -> list[tuple[zmq.asyncio.Socket, dict[str, Any]]]:
+        """Messages that have come, waiting at most ``limit`` seconds for the first; none when the kernel exits."""
+        sockets = [self.iopub, self.shell, self.stdin]
+        if with_control:
+            sockets.append(self.control)
+        poller = zmq.asyncio.Poller()
+        for socket in sockets:
+            poller.register(socket, zmq.POLLIN)
+        limit = min(limit, _LAST_WORDS) if exited.done() else max(limit, 0)
+        poll = asyncio.ensure_future(poller.poll(limit * 1000))
+        try:
+            both: set[asyncio.Future[Any]] = {poll} if exited.done() else {poll, exited}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not poll.done():
+                return []
+            ready = {socket for socket, _ in poll.result()}
+        finally:
+            if not poll.done():
+                poll.cancel()
+        messages = []
+        for socket in (s for s in sockets if s in ready):
+            message = self.read(await socket.recv_multipart())
+            if message is not None:
+                messages.append((socket, message))
+        return messages
 
     async def send(self, socket: zmq.asyncio.Socket, kind: str, content: dict[str, Any]) -> str:
         """Send a request; returns its message id, which the answers carry as their parent's."""

@@ -12,15 +12,9 @@ import functools
 import importlib.util
 import os
 import secrets
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-import sysconfig
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Any
 
 from codeact.contracts import FileInfo, HostTool
@@ -34,20 +28,13 @@ from codeact.errors import (
 )
 from codeact.sandbox import cgroups, wire
 from codeact.sandbox.channels import Channels
+from codeact.sandbox.forkserver import ForkServer, readable, settle
 from codeact.sandbox.isolation import Jail
 from codeact.sandbox.kernel import KernelSession
 from codeact.sandbox.limits import Limits, copy_bounded
 
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")  # the order of kernelapp.CHANNELS
-_START_LIMIT = 120.0  # seconds: a cold disk and the data stack
 _ANSWER_LIMIT = 20.0
-PRELOAD = (
-    "codeact.sandbox.kernelapp",
-    "numpy",
-    "pandas",
-    "matplotlib.pyplot",
-    "IPython.core.completer",
-)
 KNOWN_PACKAGES = (
     "numpy", "pandas", "matplotlib", "scipy", "sklearn", "seaborn", "statsmodels", "sympy", "polars", "pyarrow",
     "duckdb", "openpyxl", "networkx", "torch", "transformers", "requests", "bs4", "PIL", "cv2", "nltk",
@@ -60,6 +47,7 @@ REMEDY = (
 )
 
 
+@functools.cache
 def _packages() -> str:
     """The packages of the field that are installed here and so in every session, for the model to know."""
     found = [name for name in KNOWN_PACKAGES if importlib.util.find_spec(name) is not None]
@@ -77,30 +65,37 @@ class LocalSandbox:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._sessions: dict[str, LocalSession] = {}
-        self._zygote: _Zygote | None = None
+        self._zygote: ForkServer | None = None
         self._starting = asyncio.Lock()
         self._closed = False
 
     async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> LocalSession:
+        id = id or secrets.token_hex(8)
+        for attempt in (1, 2):
+            zygote = await self._living_zygote()
+            if id in self._sessions:
+                raise UsageError(f"there is a session {id!r} already")
+            session = LocalSession(id, self.limits, {tool.name: tool for tool in tools}, zygote, self._sessions)
+            self._sessions[id] = session
+            try:
+                await session.spawn()
+                await session.open()
+                return session
+            except BaseException as error:
+                await session.close()
+                if attempt == 2 or zygote.alive or not isinstance(error, KernelStartError):
+                    raise  # else the zygote died just now: another one may do better
+        raise AssertionError("not reached")
+
+    async def _living_zygote(self) -> ForkServer:
         if self._closed:
             raise SessionClosed("the sandbox is closed")
         async with self._starting:
             if self._zygote is None or not self._zygote.alive:
                 if self._zygote is not None:
                     await self._zygote.close()
-                self._zygote = await _Zygote.start()
-        id = id or secrets.token_hex(8)
-        if id in self._sessions:
-            raise UsageError(f"there is a session {id!r} already")
-        session = LocalSession(id, self.limits, {tool.name: tool for tool in tools}, self._zygote, self._sessions)
-        self._sessions[id] = session
-        try:
-            await session.spawn()
-            await session.open()
-        except BaseException:
-            await session.close()
-            raise
-        return session
+                self._zygote = await ForkServer.start()
+            return self._zygote
 
     async def close(self) -> None:
         self._closed = True
@@ -116,95 +111,19 @@ class LocalSandbox:
         await self.close()
 
 
-class _Zygote:
-    """The host's hold on the zygote process and on the directory where the sessions' sockets listen."""
-
-    def __init__(self, process: subprocess.Popen[bytes], end: socket.socket, directory: Path) -> None:
-        self.process = process
-        self.end = end
-        self.directory = directory
-        self.sessions = 0  # that listen in the directory: it stays as long as they do, even when the zygote dies
-        self._closed = False
-        (directory / "root").mkdir()
-        self.folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    @classmethod
-    async def start(cls) -> _Zygote:
-        if sys.platform != "linux":
-            raise IsolationUnavailable(
-                f"the local sandbox needs Linux, this is {sys.platform}; use a Linux machine, "
-                "or give up the boundary with --sandbox unsafe-process"
-            )
-        cgroups.sweep()
-        _sweep_directories()
-        ours, theirs = wire.pair()
-        directory = Path(tempfile.mkdtemp(prefix=f"codeact-{os.getpid()}-"))
-        try:
-            with theirs:
-                process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "codeact.sandbox.zygote", str(theirs.fileno())],
-                    env=_environment(),
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    cwd="/",
-                    start_new_session=True,
-                )
-            wire.send(ours, {"preload": PRELOAD})
-            zygote = cls(process, ours, directory)
-            if await _receive(ours, _START_LIMIT) is None:
-                process.kill()
-                assert process.stderr is not None
-                said = process.stderr.read().decode(errors="replace").strip().splitlines()
-                raise KernelStartError(f"the zygote did not start: {said[-1] if said else 'no word of why'}")
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
-            ours.close()
-            raise
-        return zygote
-
-    @property
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    async def close(self) -> None:
-        self.end.close()
-        try:
-            await asyncio.to_thread(self.process.wait, 5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            await asyncio.to_thread(self.process.wait)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-        self._closed = True
-        self._tidy()
-
-    def leave(self) -> None:
-        """One session less listens in the directory."""
-        self.sessions -= 1
-        self._tidy()
-
-    def _tidy(self) -> None:
-        if self._closed and not self.sessions:
-            os.close(self.folder)
-            shutil.rmtree(self.directory, ignore_errors=True)
-
-
 class LocalSession(KernelSession):
     """One session: process 1 behind a pair of sockets, the kernel behind five that listen on the host."""
-
-    language = KernelSession.language + _packages()
 
     def __init__(
         self,
         id: str,
         limits: Limits,
         tools: dict[str, HostTool],
-        zygote: _Zygote,
+        zygote: ForkServer,
         registry: dict[str, LocalSession],
     ) -> None:
         super().__init__(id, limits, tools)
+        self.language += _packages()
         self._zygote = zygote
         zygote.sessions += 1
         self._registry = registry
@@ -230,7 +149,7 @@ class LocalSession(KernelSession):
         listening = [self._listen(channel) for channel in _CHANNELS]
         jail = Jail(
             mount_point=str(self._zygote.directory / "root"),
-            readable=_readable(),
+            readable=readable(),
             memory=limits.memory,
             disk=limits.disk,
             processes=limits.processes,
@@ -278,7 +197,7 @@ class LocalSession(KernelSession):
             case "spawned":
                 self._process = descriptors.pop()
             case "ready":
-                _settle(self._ready)
+                settle(self._ready)
             case "failed":
                 self._on_failed(message)
             case "exit":
@@ -320,7 +239,7 @@ class LocalSession(KernelSession):
             return f"it was ended by signal {-code} ({signal.strsignal(-code)}){last}"
         return f"it exited with status {code}{last}"
 
-    def _notice(self) -> str | None:
+    def notice(self) -> str | None:
         killed = (self._cgroup.out_of_memory_kills() if self._cgroup else 0) - self._kills_seen
         self._kills_seen += killed
         if not killed:
@@ -344,7 +263,7 @@ class LocalSession(KernelSession):
 
     # --- the kernel ---
 
-    async def _start_kernel(self) -> tuple[Channels, asyncio.Future[str]]:
+    async def start_kernel(self) -> tuple[Channels, asyncio.Future[str]]:
         key = secrets.token_hex(32)
         self._gone = asyncio.get_running_loop().create_future()
         reply, _ = await self._ask("start", key=key, environment=_KERNEL_ENVIRONMENT)
@@ -353,10 +272,10 @@ class LocalSession(KernelSession):
         base = f"ipc:///proc/self/fd/{self._zygote.folder}/{self._name}-"
         return Channels({channel: base + channel for channel in _CHANNELS}, key.encode()), self._gone
 
-    async def _interrupt_kernel(self) -> None:
+    async def interrupt_kernel(self) -> None:
         await self._ask("interrupt")
 
-    async def _kill_kernel(self) -> None:
+    async def kill_kernel(self) -> None:
         await self._ask("kill")
         if self._gone is not None:
             await asyncio.wait_for(asyncio.shield(self._gone), _ANSWER_LIMIT)
@@ -385,7 +304,7 @@ class LocalSession(KernelSession):
         """Until process 1 has ended; after two seconds it is killed."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(process, lambda: _settle(ended))
+        loop.add_reader(process, lambda: settle(ended))
         try:
             for _ in range(2):
                 with contextlib.suppress(TimeoutError):
@@ -423,76 +342,3 @@ class LocalSession(KernelSession):
     async def files(self) -> tuple[FileInfo, ...]:
         reply, _ = await self._ask("list")
         return tuple(FileInfo(path=path, size=size) for path, size in reply.get("files", ()))
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-async def _receive(end: socket.socket, limit: float) -> dict[str, Any] | None:
-    """The next message within ``limit`` seconds, or None at the end of file. Raises KernelStartError."""
-    loop = asyncio.get_running_loop()
-    arrived: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(end, lambda: _settle(arrived))
-    try:
-        await asyncio.wait_for(arrived, limit)
-    except TimeoutError as error:
-        raise KernelStartError(f"the zygote did not start within {limit:.0f} seconds") from error
-    finally:
-        loop.remove_reader(end)
-    received = wire.receive(end)
-    return None if received is None else received[0]
-
-
-def _environment() -> dict[str, str]:
-    """All that a session inherits: nothing of the host's environment but its time zone."""
-    scripts = sysconfig.get_path("scripts")
-    environment = {
-        "PATH": f"{scripts}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/tmp/home",
-        "USER": "user",
-        "LANG": "C.UTF-8",
-        "TERM": "xterm-256color",
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "MPLCONFIGDIR": str(_font_cache()),
-        "IPYTHONDIR": "/tmp/home/.ipython",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-    if "TZ" in os.environ:
-        environment["TZ"] = os.environ["TZ"]
-    package = Path(__file__).parents[2]
-    if not package.name.endswith("-packages"):
-        environment["PYTHONPATH"] = str(package)
-    return environment
-
-
-def _font_cache() -> Path:
-    """Where matplotlib keeps its list of fonts, which takes seconds to make."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = base / "codeact" / "matplotlib"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.gettempdir())
-    return path
-
-
-@functools.cache
-def _readable() -> tuple[str, ...]:
-    """The host paths that a session sees: the Python it runs on, and this package."""
-    paths = {Path(sys.base_prefix).resolve(), Path(sys.base_exec_prefix).resolve(), Path(sys.prefix).resolve()}
-    paths.update(Path(p).resolve() for p in sysconfig.get_paths().values())
-    paths.add(Path(__file__).resolve().parents[1])
-    forbidden = {Path("/"), Path("/home"), Path("/root"), Path("/etc"), Path("/tmp"), Path("/var"), Path.home()}
-    return tuple(sorted(str(p) for p in paths if p.is_dir() and p not in forbidden))
-
-
-def _sweep_directories() -> None:
-    """Remove the socket directories of host processes that were killed."""
-    for path in Path(tempfile.gettempdir()).glob("codeact-*-*"):
-        owner = path.name.split("-")[1]
-        if owner.isdigit() and not os.path.exists(f"/proc/{owner}"):
-            shutil.rmtree(path, ignore_errors=True)

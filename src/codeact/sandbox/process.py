@@ -13,7 +13,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -25,6 +24,7 @@ from codeact.errors import FileTransferError, SessionClosed, UsageError
 from codeact.sandbox.channels import Channels
 from codeact.sandbox.kernel import KernelSession
 from codeact.sandbox.limits import Limits, copy_bounded
+from codeact.sandbox.rundir import RunDirectory
 
 _LISTED = 2000
 _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
@@ -76,15 +76,15 @@ class ProcessSession(KernelSession):
     ) -> None:
         super().__init__(id, limits, tools)
         self._registry = registry
-        self._directory = tempfile.TemporaryDirectory(prefix="codeact-unsafe-", ignore_cleanup_errors=True)
-        self.workspace = Path(self._directory.name, "workspace")
+        self._directory = RunDirectory()
+        self.workspace = self._directory.path / "workspace"
         self.workspace.mkdir()
         self.workspace_name = str(self.workspace)
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: asyncio.Task[None] | None = None
 
-    async def _start_kernel(self) -> tuple[Channels, asyncio.Future[str]]:
-        run = Path(self._directory.name, secrets.token_hex(4))
+    async def start_kernel(self) -> tuple[Channels, asyncio.Future[str]]:
+        run = self._directory.path / secrets.token_hex(4)
         file, info = write_connection_file(
             f"{run}.json", transport="ipc", ip=str(run), key=secrets.token_hex(32).encode()
         )
@@ -112,10 +112,10 @@ class ProcessSession(KernelSession):
         if not exited.done():
             exited.set_result(cause)
 
-    async def _interrupt_kernel(self) -> None:
+    async def interrupt_kernel(self) -> None:
         self._signal(signal.SIGINT)
 
-    async def _kill_kernel(self) -> None:
+    async def kill_kernel(self) -> None:
         self._signal(signal.SIGKILL)
         if self._watcher is not None:
             await asyncio.wait({self._watcher}, timeout=10)
@@ -127,13 +127,13 @@ class ProcessSession(KernelSession):
 
     async def _release(self) -> None:
         self._registry.pop(self.id, None)
-        await self._kill_kernel()
-        self._directory.cleanup()
+        await self.kill_kernel()
+        self._directory.remove()
 
     # --- files ---
 
     def _resolve(self, path: str) -> Path:
-        if self._closed:
+        if self.closed:
             raise SessionClosed(f"session {self.id} is closed")
         try:
             target = (self.workspace / path).resolve()

@@ -1,0 +1,238 @@
+"""One execution under way: what arrives while code runs, when it is stopped, and what its result says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import IO, Any, Protocol
+
+import zmq.asyncio
+
+from codeact.contracts import ErrorOutput, ExecutionResult, ExecutionStatus, Output, StateChanges, Variable
+from codeact.errors import SandboxError, SessionClosed
+from codeact.sandbox.channels import Channels, error_output, output_of, plain, variables_of
+from codeact.sandbox.collector import Collector
+from codeact.sandbox.limits import Limits
+
+STOP_GRACE = 5.0
+"""Seconds between an interrupt and a kill."""
+
+_IDLE_GRACE = 5.0  # seconds between a reply and the last of its output
+_WHOLE_ABOVE = 1000  # characters of output beyond which the whole is kept as a file
+_MOST_CALLS = 256  # calls of host tools under way at once
+
+
+class Owner(Protocol):
+    """The session that an execution belongs to."""
+
+    id: str
+    limits: Limits
+    workspace_name: str
+    closed: bool
+    names: dict[str, Variable]
+    stop_reason: ExecutionStatus | None
+
+    async def interrupt_kernel(self) -> None: ...
+
+    async def kill_kernel(self) -> None: ...
+
+    def mourn(self, cause: str) -> str: ...
+
+    def notice(self) -> str | None: ...
+
+    async def call_tool(self, prompt: str) -> str: ...
+
+    async def put(self, path: str, data: bytes | IO[bytes]) -> None: ...
+
+
+class Execution:
+    """One execution under way."""
+
+    def __init__(self, session: Owner, channels: Channels, exited: asyncio.Future[str], limit: float) -> None:
+        self.session = session
+        self.channels = channels
+        self.exited = exited
+        self.limit = limit
+        self.collector = Collector()
+        self.reply: dict[str, Any] | None = None
+        self.begun = False
+        self.stopping = False
+        self.idle = False
+        self.over = False
+        self.killed = False
+        self.fresh = False
+        self.lost_before: str | None = None
+        self.stop_by: float | None = None
+        self.replied_at = 0.0
+        self.message_id = ""
+        self.started = time.monotonic()
+        self.error: ErrorOutput | None = None
+        self.calls: set[asyncio.Task[None]] = set()
+
+    async def outputs(self, code: str) -> AsyncIterator[Output]:
+        request = {
+            "code": code.encode("utf-8", "backslashreplace").decode(),  # a lone surrogate cannot be sent
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": True,
+            "stop_on_error": False,
+        }
+        self.message_id = await self.channels.send(self.channels.shell, "execute_request", request)
+        async for output in self.remaining():
+            yield output
+
+    async def remaining(self) -> AsyncIterator[Output]:
+        """Outputs until the execution is over, stopping it where its time is up."""
+        while not self.over:
+            if self.reply is not None and (self.idle or time.monotonic() - self.replied_at > _IDLE_GRACE):
+                break
+            if self.session.closed:
+                raise SessionClosed(f"session {self.session.id} is closed")
+            gone = self.exited.done()  # then what it still said is read first
+            arrivals = await self.channels.arrivals(self.exited, await self._pause())
+            for socket, message in arrivals:
+                output = await self._take(socket, message)
+                if output is not None and self.collector.add(output):
+                    yield output
+            if not arrivals and gone:
+                break
+        self.over = True
+        self.cancel_calls()
+
+    def cancel_calls(self) -> None:
+        for call in tuple(self.calls):
+            call.cancel()
+
+    async def stop(self) -> None:
+        """Interrupt the code, or as soon as it has begun: an earlier signal would be lost."""
+        self.stopping = True
+        if self.begun:
+            await self.session.interrupt_kernel()
+
+    async def _pause(self) -> float:
+        """How long to wait for the next message; interrupts and kills when their times have come."""
+        now = time.monotonic()
+        if self.reply is not None:
+            return self.replied_at + _IDLE_GRACE - now
+        if self.stop_by is None:
+            if self.session.stop_reason == "interrupted":
+                self.stop_by = now + STOP_GRACE
+            elif now - self.started >= self.limit:
+                self.session.stop_reason = "timeout"
+                await self.stop()
+                self.stop_by = now + STOP_GRACE
+            else:
+                # short enough to notice an interrupt asked for meanwhile
+                return min(self.started + self.limit - now, 1.0)
+        if now >= self.stop_by and not self.killed:
+            self.killed = True
+            await self.session.kill_kernel()
+        return max(self.stop_by - now, 0.2)
+
+    async def _take(self, socket: zmq.asyncio.Socket, message: dict[str, Any]) -> Output | None:
+        ours = message["parent_header"].get("msg_id") == self.message_id
+        kind = message["header"].get("msg_type")
+        if socket is self.channels.shell:
+            if ours and kind == "execute_reply":
+                self.reply, self.replied_at = message["content"], time.monotonic()
+            return None
+        if socket is self.channels.stdin:
+            if kind == "input_request" and len(self.calls) < _MOST_CALLS:
+                prompt = str(message["content"].get("prompt", ""))
+                # beside this loop, so that output, interrupts and the time limit go on while the tool runs
+                call = asyncio.create_task(self._call_tool(message["header"], prompt))
+                self.calls.add(call)
+                call.add_done_callback(self.calls.discard)
+            return None
+        if kind == "status":
+            self.idle = self.idle or (ours and message["content"].get("execution_state") == "idle")
+            return None
+        if kind == "execute_input" and ours and not self.begun:
+            self.begun = True
+            if self.stopping:
+                await self.session.interrupt_kernel()
+        output = output_of(message)
+        if isinstance(output, ErrorOutput):
+            self.error = output
+        return output
+
+    async def _call_tool(self, parent: dict[str, Any], prompt: str) -> None:
+        value = await self.session.call_tool(prompt)
+        if not self.over:
+            await self.channels.answer(parent, value)
+
+    async def result(self) -> ExecutionResult:
+        """The result, the execution being over."""
+        notices = [self.lost_before and f"{self.lost_before} This code ran in a new kernel."]
+        session = self.session
+        reply = self.reply
+        status: ExecutionStatus = "ok"
+        changes = None
+        if reply is None:
+            status = "died"
+            cause = await asyncio.wait_for(asyncio.shield(self.exited), 10)
+            if self.killed:
+                cause = f"the code did not stop {STOP_GRACE:.0f} seconds after it was interrupted, so it was killed"
+                if session.stop_reason == "timeout":
+                    cause = f"the time limit of {self.limit:g} seconds was over and {cause}"
+            notices.append(session.mourn(cause) + " The next code runs in a new kernel.")
+        else:
+            if reply.get("status") != "ok":
+                status = "error"
+                if self.error is None:
+                    self.collector.add(error_output(reply.get("ename"), reply.get("evalue"), reply.get("traceback")))
+            if session.stop_reason == "timeout":
+                status = "timeout"
+                notices.append(f"Stopped at the time limit of {self.limit:g} seconds. Variables are kept.")
+            elif session.stop_reason == "interrupted" and status == "error":
+                status = "interrupted"
+                notices.append("Interrupted by the user. Variables are kept.")
+            changes = self._changes(reply)
+            notices.append(session.notice())
+        collector = self.collector
+        if collector.dropped_displays:
+            notices.append(f"{collector.dropped_displays} displayed objects were too large to keep.")
+        duration = time.monotonic() - self.started
+        path = await self._keep_whole(reply)
+        count = (reply or {}).get("execution_count")
+        return ExecutionResult(
+            status=status,
+            outputs=collector.outputs,
+            execution_count=count if isinstance(count, int) else None,
+            duration=duration,
+            changes=changes,
+            notice=" ".join(n for n in notices if n) or None,
+            dropped=collector.dropped,
+            full_output=path,
+            fresh_kernel=self.fresh,
+        )
+
+    def _changes(self, reply: dict[str, Any]) -> StateChanges | None:
+        told = reply.get("codeact")
+        if not isinstance(told, dict):
+            return None
+        listed = told.get("removed")
+        removed = tuple(plain(name) for name in listed) if isinstance(listed, list) else ()
+        changes = StateChanges(
+            added=variables_of(told.get("added")), changed=variables_of(told.get("changed")), removed=removed
+        )
+        for variable in (*changes.added, *changes.changed):
+            self.session.names[variable.name] = variable
+        for name in removed:
+            self.session.names.pop(name, None)
+        return changes
+
+    async def _keep_whole(self, reply: dict[str, Any] | None) -> str | None:
+        """Put output that is too long to read whole into the workspace; its path, or None."""
+        if self.collector.text <= _WHOLE_ABOVE:
+            return None
+        path = f".codeact/output-{(reply or {}).get('execution_count') or 'last'}.txt"
+        self.collector.whole.truncate(min(self.collector.whole.tell(), self.session.limits.file))
+        self.collector.whole.seek(0)
+        try:
+            await self.session.put(path, self.collector.whole)
+        except SandboxError:
+            return None  # no room left in the workspace: what is kept is in the result
+        return f"{self.session.workspace_name}/{path}"
