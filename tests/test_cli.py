@@ -26,6 +26,8 @@ from codeact.events import (
     RunStarted,
     TurnStarted,
 )
+from tests.sandbox.ordinary import run_module
+from tests.sandbox.test_attacks import home_for_others
 from tests.servers import ScriptedServer
 from tests.terminal import command, descendants, environment, terminal, wait_gone
 
@@ -524,3 +526,15 @@ def test_a_server_that_is_not_there(unreachable: subprocess.Popen[str]) -> None:
     assert unreachable.returncode == 4
     assert json.loads(out.splitlines()[-1])["reason"] == "model_error"
     assert "is the model server running?" in err and "Traceback" not in err
+
+
+def test_run_and_exec_as_an_ordinary_user(tmp_path: Path) -> None:
+    home = home_for_others(tmp_path)
+    code = "import os; print(os.environ.get('HOST_SECRET'), os.getuid())"
+    done = run_module(home, "codeact", "exec", code, HOST_SECRET="x")
+    assert (done.returncode, done.stdout) == (0, "None 1000\n"), done.stderr
+    with ScriptedServer(["<execute>print(6 * 7)</execute>", "It is 42."]) as server:
+        variables = {"OPENAI_BASE_URL": server.base_url, "CODEACT_MODEL": "scripted"}
+        done = run_module(home, "codeact", "run", "What is six times seven?", **variables)
+    assert (done.returncode, done.stdout) == (0, "It is 42.\n"), done.stderr
+    assert "42" in server.requests[1]["messages"][-1]["content"]

@@ -47,10 +47,17 @@ def run(home: Path, *arguments: str, timeout: float = 100) -> str:
 
     Raises AssertionError with what the program said where it failed.
     """
-    command = [sys.executable, "-m", "tests.sandbox.as_user", *arguments]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(home)}
-    if os.geteuid() == 0:
-        command = ["unshare", "-m", "sh", "-c", _preparation(str(home)), "sh", *command]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout)
+    done = run_module(home, "tests.sandbox.as_user", *arguments, timeout=timeout)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def run_module(
+    home: Path, module: str, *arguments: str, timeout: float = 100, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m MODULE ARGUMENTS`` as that user, with these environment variables added."""
+    command = [sys.executable, "-m", module, *arguments]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(home), **variables}
+    if os.geteuid() == 0:
+        command = ["unshare", "-m", "sh", "-c", _preparation(str(home)), "sh", *command]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout)

@@ -82,9 +82,7 @@ async def test_a_real_session_is_in_its_groups_and_leaves_none_behind() -> None:
     before = [set(parent.glob(mine)) for parent in parents]
     async with Sandbox("local") as sandbox:
         await sandbox.session()
-        during = [
-            set(parent.glob(mine)) - old for parent, old in zip(parents, before, strict=True)
-        ]
+        during = [set(parent.glob(mine)) - old for parent, old in zip(parents, before, strict=True)]
         for new in during:
             assert any(len((path / "cgroup.procs").read_text().split()) >= 2 for path in new)
     assert not any(path.exists() for new in during for path in new)
