@@ -531,10 +531,10 @@ def test_a_server_that_is_not_there(unreachable: subprocess.Popen[str]) -> None:
 def test_run_and_exec_as_an_ordinary_user(tmp_path: Path) -> None:
     home = home_for_others(tmp_path)
     code = "import os; print(os.environ.get('HOST_SECRET'), os.getuid())"
-    done = run_module(home, "codeact", "exec", code, HOST_SECRET="x")
+    done = run_module(home, "codeact", "exec", code, variables={"HOST_SECRET": "x"})
     assert (done.returncode, done.stdout) == (0, "None 1000\n"), done.stderr
     with ScriptedServer(["<execute>print(6 * 7)</execute>", "It is 42."]) as server:
         variables = {"OPENAI_BASE_URL": server.base_url, "CODEACT_MODEL": "scripted"}
-        done = run_module(home, "codeact", "run", "What is six times seven?", **variables)
+        done = run_module(home, "codeact", "run", "What is six times seven?", variables=variables)
     assert (done.returncode, done.stdout) == (0, "It is 42.\n"), done.stderr
     assert "42" in server.requests[1]["messages"][-1]["content"]

@@ -11,7 +11,9 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 USER = 12345
 REPOSITORY = Path(__file__).parents[2]
@@ -53,7 +55,7 @@ def run(home: Path, *arguments: str, timeout: float = 100) -> str:
 
 
 def run_module(
-    home: Path, module: str, *arguments: str, timeout: float = 100, **variables: str
+    home: Path, module: str, *arguments: str, variables: Mapping[str, str] = MappingProxyType({}), timeout: float = 100
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python -m MODULE ARGUMENTS`` as that user, with these environment variables added."""
     command = [sys.executable, "-m", module, *arguments]
