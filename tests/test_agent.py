@@ -16,7 +16,7 @@ import pytest_asyncio
 from codeact.agent import Agent
 from codeact.budget import Budget
 from codeact.contracts import Finish, ModelChunk, ModelRequest, Sandbox, TextDelta, Usage, UsageReport
-from codeact.errors import FileTransferError, UsageError
+from codeact.errors import FileTransferError, SessionClosed, UsageError
 from codeact.events import (
     EVENT,
     LIVE,
@@ -350,7 +350,7 @@ async def test_what_cannot_be_asked_is_refused_before_anything_runs(sandbox: San
             ("", [], "the task is empty"),
             (" \n\t", [], "the task is empty"),
             ("go", [tmp_path / "missing.txt"], r"cannot read the file .*missing\.txt: No such file"),
-            ("go", [tmp_path / "other"], r"cannot read the file .*other: Is a directory"),
+            ("go", [tmp_path / "other"], r"other is not a plain file"),
             ("go", [tmp_path / "twin.txt", tmp_path / "other" / "twin.txt"], r"two files are called twin\.txt"),
         ):
             with pytest.raises(UsageError, match=message):
@@ -514,3 +514,10 @@ async def test_the_agent_leaves_open_what_it_was_given(sandbox: Sandbox) -> None
         assert server.connections == 1, "the connection serves both runs"
     session = await sandbox.session()
     await session.close()
+
+
+async def test_a_conversation_that_is_left_has_closed_its_session(sandbox: Sandbox) -> None:
+    async with talk(sandbox, says("Done.")) as conversation:
+        await works(conversation, "1 + 1", "2")
+    with pytest.raises(SessionClosed):
+        await conversation.session.run("1")

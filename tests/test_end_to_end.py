@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from codeact.agent import Agent, RunResult
+from codeact.budget import Budget
 from codeact.contracts import Sandbox
 from codeact.events import ExecutionFinished, ModelDelta, ModelReplied, ModelRestarted, Notice, Observed, RunFinished
 from codeact.models.openai import OpenAIModel
@@ -126,7 +127,7 @@ async def test_a_server_that_does_not_count(sandbox: Sandbox) -> None:
 
 async def test_endless_text_behind_an_action_is_hung_up_on(sandbox: Sandbox) -> None:
     with ScriptedServer([ACTION, last], ["endless", "good"]) as server:
-        result = await solve(server, sandbox)
+        result = await solve(server, sandbox, max_reply_chars=10**9, budget=Budget(seconds=20))
         assert await asyncio.to_thread(server.disconnected.wait, 10), "the connection stayed open"
     assert_solved(result)
     assert "and so on" not in json.dumps(server.requests[1])

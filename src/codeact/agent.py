@@ -181,6 +181,8 @@ class Conversation:
         for path in map(Path, files):
             if path.name in names:
                 raise UsageError(f"two files are called {path.name}; rename one")
+            if path.exists() and not path.is_file():
+                raise UsageError(f"{path} is not a plain file")
             try:
                 with path.open("rb") as file:
                     await self.session.put(path.name, file)

@@ -217,7 +217,7 @@ def _notes(result: ExecutionResult) -> list[str]:
     notes = []
     if result.status in endings:
         name, default = endings[result.status]
-        notes.append(f"[{name}: {notice or default}]")
+        notes.append(f"[{notice}]" if notice.startswith(name) else f"[{name}: {notice or default}]")
     elif notice:
         notes.append(f"[{notice}]")
     elif result.fresh_kernel:

@@ -265,6 +265,15 @@ threading.Thread(target=late).start()"""
         fresh = await session.run("'first' in globals(), open('file.txt').read()")
         assert (fresh.result, fresh.fresh_kernel) == ("(False, 'kept')", True)
 
+    async def test_an_interrupt_reaches_code_whose_new_kernel_is_still_on_its_way(self, session: Session) -> None:
+        assert (await session.run("import os\nos._exit(0)")).status == "died"
+        running = asyncio.create_task(session.run("import time\ntime.sleep(60)"))
+        for _ in range(3):
+            await asyncio.sleep(0)  # let it begin; the kernel takes far longer
+        await session.interrupt()
+        result = await running
+        assert (result.status, result.fresh_kernel) == ("interrupted", True)
+
     async def test_death_between_executions_is_told_with_the_next(self, session: Session) -> None:
         code = "import os, threading\nlost = 1\nthreading.Thread(target=lambda: (wait_for('die'), os._exit(7))).start()"
         assert (await session.run(WAIT_FOR + code)).status == "ok"

@@ -188,7 +188,7 @@ class Execution:
                 notices.append(f"Stopped at the time limit of {self.limit:g} seconds. Variables are kept.")
             elif session.stop_reason == "interrupted" and status == "error":
                 status = "interrupted"
-                notices.append("Interrupted by the user. Variables are kept.")
+                notices.append("Interrupted before its end. Variables are kept.")
             changes = self._changes(reply)
             notices.append(session.notice())
         collector = self.collector

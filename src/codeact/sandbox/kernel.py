@@ -44,6 +44,7 @@ class KernelSession(ABC):
         self.names: dict[str, Variable] = {}
         self.closed = False
         self._execution: Execution | None = None
+        self._preparing = False
         self.stop_reason: ExecutionStatus | None = None
         self._started_before = False
 
@@ -165,12 +166,14 @@ class KernelSession(ABC):
         async with self._lock:
             had_run = self._started_before
             was_without = self._channels is None
+            self._preparing, self.stop_reason = True, None
             lost = await self._ensure_kernel()
             assert self._channels is not None and self._exited is not None
             execution = Execution(self, self._channels, self._exited, timeout or self.limits.timeout)
             execution.fresh = had_run and (lost is not None or was_without)
             execution.lost_before = lost
-            self._execution, self.stop_reason = execution, None
+            self._execution, self._preparing = execution, False
+            execution.stopping = self.stop_reason is not None  # asked for while a new kernel was on its way
             try:
                 async for output in execution.outputs(code):
                     yield output
@@ -193,8 +196,9 @@ class KernelSession(ABC):
 
     async def interrupt(self) -> None:
         """Stop the running code. Does nothing when nothing runs."""
-        if self._execution is not None and self._channels is not None:
+        if self._execution is not None or self._preparing:
             self.stop_reason = self.stop_reason or "interrupted"
+        if self._execution is not None:
             await self._execution.stop()
 
     async def restart(self) -> None:
