@@ -21,6 +21,7 @@ import resource
 import socket
 import stat
 import struct
+import sys
 from fcntl import ioctl
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def build_root(jail: Jail, is_root: bool) -> None:
         if not _covered(path, ("/usr", *(p for p in jail.readable if p != path))):
             _bind(path, root + path)
     for path in reversed(_BARE):
-        os.chmod(path, 0o111)
+        # where packages are installed in place, pip and others want to list it; it shows what is mounted there only
+        os.chmod(path, 0o555 if path.removeprefix(root) in sys.path else 0o111)
     _proc(root)
     linux.mount(None, root, None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV)
     os.chdir(root)
