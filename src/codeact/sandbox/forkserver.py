@@ -24,7 +24,18 @@ PRELOAD = (
     "numpy",
     "pandas",
     "matplotlib.pyplot",
+    # what ipykernel and IPython import only when a kernel starts
     "IPython.core.completer",
+    "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.oinspect",
+    "IPython.extensions.storemagic",
+    "tornado.platform.asyncio",
+    # and when the first cell runs and the first error or plot is shown
+    "faulthandler",
+    "IPython.core.ultratb",
+    "stack_data",
+    "matplotlib.backends.backend_agg",
 )
 """What the zygote imports before the first fork, where it is installed."""
 

@@ -210,6 +210,12 @@ class App(IPKernelApp):  # type: ignore[misc]
         self.control_thread = ControlThread(daemon=True)
         self.shell_channel_thread = ShellChannelThread(context, daemon=True)
 
+    def parse_command_line(self, argv: list[str] | None = None) -> None:
+        """There is none, and making the parser for it would take as long as making the shell."""
+
+    def load_config_file(self, suppress_errors: bool = True) -> None:
+        """A new session has no files of configuration, and reads none."""
+
     def init_connection_file(self) -> None:
         pass
 
