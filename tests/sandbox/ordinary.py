@@ -1,6 +1,6 @@
 """Running a program of these tests as an ordinary user of this machine.
 
-As root that takes some preparation: Python may stand where only root may look (``/root/.pyenv``). So the program runs
+As root that takes some preparation: Python may stand where only root may look, in root's home. So the program runs
 in a mount namespace of its own, in which whatever of Python and of this repository is hidden from others is shown at
 its place, and nothing else of the directories that hide it.
 """
