@@ -173,7 +173,7 @@ class Conversation:
                         self.events.append(event)
                     yield event
         except (GeneratorExit, asyncio.CancelledError):
-            self.events.append(run.meter.end("cancelled", message="the run was cancelled"))
+            self.events.append(run.meter.cancelled())
             raise
 
     async def _put_files(self, files: Sequence[str | Path]) -> tuple[str, ...]:
@@ -243,7 +243,7 @@ class _Run:
             raise
 
     def _stopped(self) -> events.RunFinished | None:
-        return self.meter.end("cancelled", message="the run was cancelled") if self.of.cancelled else None
+        return self.meter.cancelled() if self.of.cancelled else None
 
     # --- the model's part of a turn ---
 

@@ -64,6 +64,9 @@ class Meter:
             return self.end("executions", message=f"no answer after {self.executions} executions")
         return None
 
+    def cancelled(self) -> RunFinished:
+        return self.end("cancelled", message="the run was cancelled")
+
     def end(self, reason: EndReason, *, answer: str | None = None, message: str = "") -> RunFinished:
         return RunFinished(
             reason=reason,

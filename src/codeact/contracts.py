@@ -291,8 +291,8 @@ class Reply(Value):
 
 
 class ReplyDelta(Value):
-    """A piece of a reply while it streams, told apart for whoever watches. ``answer`` text may turn out to be a
-    thought when an action follows."""
+    """A piece of a reply while it streams, told apart for whoever watches. An answer streams as a thought: only its
+    end tells that no action follows."""
 
     kind: Literal["thought", "code"]
     text: str

@@ -18,10 +18,10 @@ import zmq.asyncio
 from jupyter_client.session import Session as Protocol
 
 from codeact.contracts import DisplayOutput, ErrorOutput, Output, StreamOutput, Variable
+from codeact.plaintext import strip_ansi
 
 _LARGEST_MESSAGE = 32 << 20  # more than kernelapp.LARGEST_OUTPUT
 _LINE = re.compile(r"Cell (?:In\[\d+\]|.*?), line (\d{1,9})\b")
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _LAST_WORDS = 0.1  # seconds in which the messages of a kernel that is gone arrive
 _TEXT = 1 << 24  # characters of one representation
 
@@ -126,7 +126,7 @@ def output_of(message: dict[str, Any]) -> Output | None:
     content = message["content"]
     match message["header"].get("msg_type"):
         case "stream" if content.get("name") in ("stdout", "stderr"):
-            return StreamOutput(name=content["name"], text=plain(content.get("text", "")))
+            return StreamOutput(name=content["name"], text=encodable(content.get("text", "")))
         case "execute_result":
             return DisplayOutput(data=_bundle(content), is_result=True)
         case "display_data" | "update_display_data":
@@ -141,18 +141,20 @@ def _bundle(content: dict[str, Any]) -> dict[str, str]:
     data = content.get("data")
     if not isinstance(data, dict):
         return {}
-    return {plain(mime): plain(v if isinstance(v, str) else json.dumps(v))[:_TEXT] for mime, v in data.items()}
+    return {encodable(mime): encodable(v if isinstance(v, str) else json.dumps(v))[:_TEXT] for mime, v in data.items()}
 
 
-def plain(value: object) -> str:
+def encodable(value: object) -> str:
     """Text that can be written anywhere: without halves of surrogate pairs."""
     return str(value).encode("utf-8", "replace").decode()
 
 
 def error_output(name: object, message: object, traceback: object) -> ErrorOutput:
-    lines = tuple(plain(line) for line in traceback) if isinstance(traceback, list) else ()
-    numbers = [int(n) for line in lines for n in _LINE.findall(_ANSI.sub("", line))[:1]]
-    return ErrorOutput(name=plain(name), message=plain(message), traceback=lines, line=numbers[0] if numbers else None)
+    lines = tuple(encodable(line) for line in traceback) if isinstance(traceback, list) else ()
+    numbers = [int(n) for line in lines for n in _LINE.findall(strip_ansi(line))[:1]]
+    return ErrorOutput(
+        name=encodable(name), message=encodable(message), traceback=lines, line=numbers[0] if numbers else None
+    )
 
 
 def variables_of(listed: object) -> tuple[Variable, ...]:

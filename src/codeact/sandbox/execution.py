@@ -11,7 +11,7 @@ import zmq.asyncio
 
 from codeact.contracts import ErrorOutput, ExecutionResult, ExecutionStatus, Output, StateChanges, Variable
 from codeact.errors import SandboxError, SessionClosed
-from codeact.sandbox.channels import Channels, error_output, output_of, plain, variables_of
+from codeact.sandbox.channels import Channels, encodable, error_output, output_of, variables_of
 from codeact.sandbox.collector import Collector
 from codeact.sandbox.limits import Limits
 
@@ -214,7 +214,7 @@ class Execution:
         if not isinstance(told, dict):
             return None
         listed = told.get("removed")
-        removed = tuple(plain(name) for name in listed) if isinstance(listed, list) else ()
+        removed = tuple(encodable(name) for name in listed) if isinstance(listed, list) else ()
         changes = StateChanges(
             added=variables_of(told.get("added")), changed=variables_of(told.get("changed")), removed=removed
         )

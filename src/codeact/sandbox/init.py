@@ -98,7 +98,7 @@ class _Init:
             os.kill(-1, signal.SIGKILL)
 
     def check_memory(self) -> None:
-        if sum(_resident(exact=False)) > self.jail.memory < sum(_resident(exact=True)):
+        if sum(_resident(exact=False)) > self.jail.limits.memory < sum(_resident(exact=True)):
             self.over_memory = True
             self.kill_everything()
 

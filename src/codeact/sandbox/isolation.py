@@ -27,6 +27,7 @@ from pathlib import Path
 
 from codeact.contracts import Value
 from codeact.sandbox import linux
+from codeact.sandbox.limits import Limits
 from codeact.sandbox.seccomp import filter_program
 
 INSIDE_ID = 1000
@@ -49,17 +50,14 @@ _BOUND_FROM_ETC = ("fonts", "alternatives", "ld.so.conf.d")
 
 
 class Jail(Value):
-    """What a session is given. Sizes in bytes; ``readable`` are host paths that appear read-only at the same place.
+    """What a session is given. ``readable`` are host paths that appear read-only at the same place.
 
     ``mount_point`` is an empty directory of the host under which the root is built.
     """
 
     mount_point: str
     readable: tuple[str, ...]
-    memory: int
-    disk: int
-    processes: int
-    open_files: int
+    limits: Limits
 
 
 def enter_namespaces(is_root: bool) -> None:
@@ -162,7 +160,7 @@ def _data(root: str, jail: Jail, owner: int | None) -> None:
     """/workspace, /tmp and shared memory: one bounded tmpfs, so that one limit holds for all three."""
     data = f"{root}/mnt"
     flags = linux.MS_NOSUID | linux.MS_NODEV
-    linux.mount("tmpfs", data, "tmpfs", flags, f"size={jail.disk},nr_inodes={_DATA_INODES},mode=755")
+    linux.mount("tmpfs", data, "tmpfs", flags, f"size={jail.limits.disk},nr_inodes={_DATA_INODES},mode=755")
     for name, mode in (("workspace", 0o755), ("tmp", 0o1777), ("shm", 0o1777), ("tmp/home", 0o700)):
         path = f"{data}/{name}"
         os.mkdir(path)
@@ -245,8 +243,8 @@ def lock(jail: Jail, is_root: bool) -> None:
     """Give up everything. Irrevocable, and inherited by every child."""
     for kind, limit in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, jail.open_files),
-        (resource.RLIMIT_DATA, jail.memory),
+        (resource.RLIMIT_NOFILE, jail.limits.open_files),
+        (resource.RLIMIT_DATA, jail.limits.memory),
         (resource.RLIMIT_MEMLOCK, 64 << 10),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_SIGPENDING, 256),
@@ -267,7 +265,7 @@ def lock(jail: Jail, is_root: bool) -> None:
                 raise
     linux.drop_capabilities()
     # counted in the user namespace just made, so that sessions do not count each other's
-    _limit(resource.RLIMIT_NPROC, jail.processes)
+    _limit(resource.RLIMIT_NPROC, jail.limits.processes)
     if linux.landlock_version():
         linux.install_landlock(["/"], ["/workspace", "/tmp", "/dev", "/proc"])
     linux.install_seccomp(filter_program())

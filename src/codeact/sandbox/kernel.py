@@ -11,20 +11,64 @@ import contextlib
 import inspect
 import json
 import platform
+import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
-from typing import IO
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import IO, Self
 
 from codeact.contracts import ExecutionResult, ExecutionStatus, FileInfo, HostTool, Output, Variable
-from codeact.errors import KernelStartError, SandboxError, SessionClosed, ToolError
+from codeact.errors import KernelStartError, SandboxError, SessionClosed, ToolError, UsageError
 from codeact.sandbox.channels import Channels, variables_of
 from codeact.sandbox.execution import STOP_GRACE, Execution
 from codeact.sandbox.limits import Limits
+from codeact.sandbox.wire import CALL_MARK
 
 _READY_LIMIT = 60.0  # seconds
-_CALL_MARK = "\x00codeact-call:"
 _NAMED = 20
+
+
+class KernelSandbox(ABC):
+    """Makes and ends sessions over kernels. See ``codeact.contracts.Sandbox``; a backend says how one is made."""
+
+    name: str
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.closed = False
+        self._sessions: dict[str, KernelSession] = {}
+
+    @abstractmethod
+    async def _make(self, id: str, tools: Mapping[str, HostTool]) -> KernelSession:
+        """A session that is not open yet."""
+
+    async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> KernelSession:
+        if self.closed:
+            raise SessionClosed("the sandbox is closed")
+        id = id or secrets.token_hex(8)
+        if id in self._sessions:
+            raise UsageError(f"there is a session {id!r} already")
+        session = await self._make(id, {tool.name: tool for tool in tools})
+        if self._sessions.setdefault(id, session) is not session:  # another one came while this was made
+            await session.close()
+            raise UsageError(f"there is a session {id!r} already")
+        session.on_close = lambda: self._sessions.pop(id, None)
+        try:
+            await session.open()
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def close(self) -> None:
+        self.closed = True
+        await asyncio.gather(*(session.close() for session in list(self._sessions.values())))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
 
 
 class KernelSession(ABC):
@@ -43,6 +87,7 @@ class KernelSession(ABC):
         self._exited: asyncio.Future[str] | None = None
         self.names: dict[str, Variable] = {}
         self.closed = False
+        self.on_close: Callable[[], object] = lambda: None
         self._execution: Execution | None = None
         self._preparing = False
         self.stop_reason: ExecutionStatus | None = None
@@ -229,6 +274,7 @@ class KernelSession(ABC):
         """End the kernel and remove everything that the session had."""
         if not self.closed:
             self.closed = True
+            self.on_close()
             await self._release()  # ends an execution that is under way, which may then let go of the channels
             self._drop_channels()
 
@@ -254,7 +300,7 @@ class KernelSession(ABC):
     async def call_tool(self, prompt: str) -> str:
         """Answer one ``input_request`` of the kernel: the JSON reply to a tool call."""
         try:
-            call = json.loads(prompt.removeprefix(_CALL_MARK)) if prompt.startswith(_CALL_MARK) else None
+            call = json.loads(prompt.removeprefix(CALL_MARK)) if prompt.startswith(CALL_MARK) else None
             if not isinstance(call, dict) or not isinstance(call.get("arguments"), dict):
                 return json.dumps({"error": "there is nobody to answer input() here"})
             tool = self.tools.get(str(call.get("tool")))

@@ -37,16 +37,12 @@ from ipykernel.zmqshell import ZMQInteractiveShell
 from traitlets.config import Config
 
 from codeact.sandbox import state
+from codeact.sandbox.wire import CALL_MARK, CHANNELS
 
 _UNSENT = 1 << 20  # characters written before a write waits until they are sent
 
 LARGEST_OUTPUT = 24 << 20
 """Bytes of one displayed output; the host's side takes a little more in one message and hangs up beyond."""
-
-CALL_MARK = "\x00codeact-call:"
-
-CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
-"""The order of the five sockets that a session's kernel is given."""
 
 
 class ToolFailed(Exception):

@@ -14,7 +14,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from codeact.contracts import FileInfo, HostTool
@@ -24,16 +24,14 @@ from codeact.errors import (
     KernelStartError,
     SandboxError,
     SessionClosed,
-    UsageError,
 )
 from codeact.sandbox import cgroups, wire
 from codeact.sandbox.channels import Channels
 from codeact.sandbox.forkserver import ForkServer, readable, settle
 from codeact.sandbox.isolation import Jail
-from codeact.sandbox.kernel import KernelSession
+from codeact.sandbox.kernel import KernelSandbox, KernelSession
 from codeact.sandbox.limits import Limits, copy_bounded
 
-_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")  # the order of kernelapp.CHANNELS
 _ANSWER_LIMIT = 20.0
 KNOWN_PACKAGES = (
     "numpy", "pandas", "matplotlib", "scipy", "sklearn", "seaborn", "statsmodels", "sympy", "polars", "pyarrow",
@@ -54,7 +52,7 @@ def _packages() -> str:
     return f" with {', '.join(found)}" if found else ""
 
 
-class LocalSandbox:
+class LocalSandbox(KernelSandbox):
     """Sessions on this machine. ``async with LocalSandbox() as sandbox: session = await sandbox.session()``.
 
     The zygote starts with the first session (a second or two) and serves all later ones.
@@ -63,70 +61,41 @@ class LocalSandbox:
     name = "local"
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
-        self._sessions: dict[str, LocalSession] = {}
+        super().__init__(limits)
         self._zygote: ForkServer | None = None
         self._starting = asyncio.Lock()
-        self._closed = False
 
-    async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> LocalSession:
-        id = id or secrets.token_hex(8)
-        for attempt in (1, 2):
-            zygote = await self._living_zygote()
-            if id in self._sessions:
-                raise UsageError(f"there is a session {id!r} already")
-            session = LocalSession(id, self.limits, {tool.name: tool for tool in tools}, zygote, self._sessions)
-            self._sessions[id] = session
-            try:
-                await session.spawn()
-                await session.open()
-                return session
-            except BaseException as error:
-                await session.close()
-                if attempt == 2 or zygote.alive or not isinstance(error, KernelStartError):
-                    raise  # else the zygote died just now: another one may do better
-        raise AssertionError("not reached")
+    async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> KernelSession:
+        try:
+            return await super().session(id, tools=tools)
+        except KernelStartError:
+            if self._zygote is None or self._zygote.alive:
+                raise
+        return await super().session(id, tools=tools)  # the zygote died just now: another one may do better
 
-    async def _living_zygote(self) -> ForkServer:
-        if self._closed:
-            raise SessionClosed("the sandbox is closed")
+    async def _make(self, id: str, tools: Mapping[str, HostTool]) -> LocalSession:
         async with self._starting:
             if self._zygote is None or not self._zygote.alive:
                 if self._zygote is not None:
                     await self._zygote.close()
                 self._zygote = await ForkServer.start()
-            return self._zygote
+            return LocalSession(id, self.limits, tools, self._zygote)
 
     async def close(self) -> None:
-        self._closed = True
-        await asyncio.gather(*(session.close() for session in list(self._sessions.values())))
+        await super().close()
         if self._zygote is not None:
             await self._zygote.close()
             self._zygote = None
-
-    async def __aenter__(self) -> LocalSandbox:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
 
 
 class LocalSession(KernelSession):
     """One session: process 1 behind a pair of sockets, the kernel behind five that listen on the host."""
 
-    def __init__(
-        self,
-        id: str,
-        limits: Limits,
-        tools: dict[str, HostTool],
-        zygote: ForkServer,
-        registry: dict[str, LocalSession],
-    ) -> None:
+    def __init__(self, id: str, limits: Limits, tools: Mapping[str, HostTool], zygote: ForkServer) -> None:
         super().__init__(id, limits, tools)
         self.language += _packages()
         self._zygote = zygote
         zygote.sessions += 1
-        self._registry = registry
         self._control: socket.socket | None = None
         self._process: int | None = None  # pidfd of process 1
         self._cgroup: cgroups.Cgroup | None = None
@@ -139,21 +108,22 @@ class LocalSession(KernelSession):
 
     # --- process 1 ---
 
-    async def spawn(self) -> None:
+    async def open(self) -> None:
+        await self._spawn()
+        await super().open()
+
+    async def _spawn(self) -> None:
         """Fork the session off the zygote. Raises IsolationUnavailable where the boundary cannot be built."""
         loop = asyncio.get_running_loop()
         limits = self.limits
         self._cgroup = cgroups.create(f"{os.getpid()}-{self._name}", limits.memory, limits.processes)
         self._control, theirs = wire.pair()
         self._control.setblocking(False)
-        listening = [self._listen(channel) for channel in _CHANNELS]
+        listening = [self._listen(channel) for channel in wire.CHANNELS]
         jail = Jail(
             mount_point=str(self._zygote.directory / "root"),
             readable=readable(),
-            memory=limits.memory,
-            disk=limits.disk,
-            processes=limits.processes,
-            open_files=limits.open_files,
+            limits=limits,
         )
         paths = [str(path) for path in self._cgroup.paths] if self._cgroup else []
         self._ready = loop.create_future()
@@ -270,7 +240,7 @@ class LocalSession(KernelSession):
         if "error" in reply:
             raise KernelStartError(f"the kernel could not be forked: {reply['error']}")
         base = f"ipc:///proc/self/fd/{self._zygote.folder}/{self._name}-"
-        return Channels({channel: base + channel for channel in _CHANNELS}, key.encode()), self._gone
+        return Channels({channel: base + channel for channel in wire.CHANNELS}, key.encode()), self._gone
 
     async def interrupt_kernel(self) -> None:
         await self._ask("interrupt")
@@ -281,7 +251,6 @@ class LocalSession(KernelSession):
             await asyncio.wait_for(asyncio.shield(self._gone), _ANSWER_LIMIT)
 
     async def _release(self) -> None:
-        self._registry.pop(self.id, None)
         if self._control is not None:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()  # process 1 reads the end of file and takes everything with it
@@ -291,7 +260,7 @@ class LocalSession(KernelSession):
             await self._wait_gone(self._process)
             os.close(self._process)
             self._process = None
-        for channel in _CHANNELS:
+        for channel in wire.CHANNELS:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._zygote.directory / f"{self._name}-{channel}")
         self._zygote.leave()

@@ -13,16 +13,16 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
 from jupyter_client.connect import write_connection_file
 
 from codeact.contracts import FileInfo, HostTool
-from codeact.errors import FileTransferError, SessionClosed, UsageError
+from codeact.errors import FileTransferError, SessionClosed
 from codeact.sandbox.channels import Channels
-from codeact.sandbox.kernel import KernelSession
+from codeact.sandbox.kernel import KernelSandbox, KernelSession
 from codeact.sandbox.limits import Limits, copy_bounded
 from codeact.sandbox.rundir import RunDirectory
 
@@ -30,40 +30,13 @@ _LISTED = 2000
 _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
-class ProcessSandbox:
+class ProcessSandbox(KernelSandbox):
     """Sessions without a boundary. Of the limits only the times and the sizes of files carried in and out hold."""
 
     name = "unsafe-process"
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
-        self._sessions: dict[str, ProcessSession] = {}
-        self._closed = False
-
-    async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> ProcessSession:
-        if self._closed:
-            raise SessionClosed("the sandbox is closed")
-        id = id or secrets.token_hex(8)
-        if id in self._sessions:
-            raise UsageError(f"there is a session {id!r} already")
-        session = ProcessSession(id, self.limits, {tool.name: tool for tool in tools}, self._sessions)
-        self._sessions[id] = session
-        try:
-            await session.open()
-        except BaseException:
-            await session.close()
-            raise
-        return session
-
-    async def close(self) -> None:
-        self._closed = True
-        await asyncio.gather(*(session.close() for session in list(self._sessions.values())))
-
-    async def __aenter__(self) -> ProcessSandbox:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
+    async def _make(self, id: str, tools: Mapping[str, HostTool]) -> ProcessSession:
+        return ProcessSession(id, self.limits, tools)
 
 
 class ProcessSession(KernelSession):
@@ -71,11 +44,8 @@ class ProcessSession(KernelSession):
 
     network = ""
 
-    def __init__(
-        self, id: str, limits: Limits, tools: dict[str, HostTool], registry: dict[str, ProcessSession]
-    ) -> None:
+    def __init__(self, id: str, limits: Limits, tools: Mapping[str, HostTool]) -> None:
         super().__init__(id, limits, tools)
-        self._registry = registry
         self._directory = RunDirectory()
         self.workspace = self._directory.path / "workspace"
         self.workspace.mkdir()
@@ -126,7 +96,6 @@ class ProcessSession(KernelSession):
                 os.killpg(self._process.pid, number)
 
     async def _release(self) -> None:
-        self._registry.pop(self.id, None)
         await self.kill_kernel()
         self._directory.remove()
 

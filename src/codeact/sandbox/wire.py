@@ -1,6 +1,7 @@
 """One JSON message a packet over a Unix ``SOCK_SEQPACKET`` pair, file descriptors riding along.
 
-The host speaks it with the zygote and with process 1 of each session; nobody else holds an end.
+The host speaks it with the zygote and with process 1 of each session; nobody else holds an end. Here too is what host
+and kernel have to agree on beyond the Jupyter protocol.
 """
 
 from __future__ import annotations
@@ -9,6 +10,12 @@ import json
 import socket
 from collections.abc import Sequence
 from typing import Any
+
+CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+"""The order of the five sockets that a session's kernel is given."""
+
+CALL_MARK = "\x00codeact-call:"
+"""How the prompt of an ``input_request`` begins that is a call of a host tool; see ``kernelapp``."""
 
 _PACKET = 1 << 17
 _DESCRIPTORS = 16

@@ -100,13 +100,13 @@ def _spawn(host: socket.socket, request: dict[str, Any], descriptors: list[int],
         first = os.fork()
         if first:
             handle = os.pidfd_open(first)
-            wire.send(control, {"event": "spawned", "pid": first}, [handle])
+            wire.send(control, {"event": "spawned"}, [handle])
         else:
             isolation.build_root(jail, is_root)
             init.run(control, descriptors[1:], jail, is_root, watch=not limited)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            wire.send(control, {"event": "failed", "error": f"{error}", "kind": type(error).__name__})
+            wire.send(control, {"event": "failed", "error": f"{error}"})
     os._exit(0)
 
 
