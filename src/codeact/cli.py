@@ -71,6 +71,13 @@ Timeout: TypeAlias = Annotated[
 Memory: TypeAlias = Annotated[
     int | None, typer.Option(metavar="MIB", help="Memory of the session, in MiB [default: 4096].")
 ]
+NetworkName: TypeAlias = Annotated[
+    Literal["none", "host"] | None, typer.Option("--network", help="What the code may reach [default: none].")
+]
+AllowNet: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAMES", help="Hosts that it may reach over HTTP and HTTPS: a.org,*.b.org; repeatable."),
+]
 Save: TypeAlias = Annotated[
     Path | None, typer.Option("--save", metavar="FILE", help="Record every event as it happens (JSONL).")
 ]
@@ -109,6 +116,8 @@ def run(
     max_cost: MaxCost = None,
     timeout: Timeout = None,
     memory: Memory = None,
+    network: NetworkName = None,
+    allow_net: AllowNet = None,
     save: Save = None,
     out: Out = None,
     json: Json = False,
@@ -122,7 +131,7 @@ def run(
 
     flags: Flags = dict(model=model, base_url=base_url, format=format, sandbox=sandbox, max_turns=max_turns)
     flags |= dict(max_tokens_total=max_tokens_total, max_seconds=max_seconds, max_cost=max_cost)
-    flags |= dict(timeout=timeout, memory=memory)
+    flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net)
     text = _argument_or_stdin(task, 'say what is to be done: codeact run "TASK"')
     return _wait(lambda: running.solve(_wish(flags, file, save, out, json, quiet), text))
 
@@ -140,6 +149,8 @@ def chat(
     max_cost: MaxCost = None,
     timeout: Timeout = None,
     memory: Memory = None,
+    network: NetworkName = None,
+    allow_net: AllowNet = None,
     save: Save = None,
     out: Out = None,
     json: Json = False,
@@ -153,7 +164,7 @@ def chat(
 
     flags: Flags = dict(model=model, base_url=base_url, format=format, sandbox=sandbox, max_turns=max_turns)
     flags |= dict(max_tokens_total=max_tokens_total, max_seconds=max_seconds, max_cost=max_cost)
-    flags |= dict(timeout=timeout, memory=memory)
+    flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net)
     return _wait(lambda: conversation.chat(_wish(flags, file, save, out, json, quiet)))
 
 
@@ -166,6 +177,8 @@ def execute(
     sandbox: SandboxName = None,
     timeout: Timeout = None,
     memory: Memory = None,
+    network: NetworkName = None,
+    allow_net: AllowNet = None,
     out: Out = None,
     json: Annotated[bool, typer.Option("--json", help="The whole result as one JSON object on stdout.")] = False,
 ) -> int:
@@ -176,7 +189,7 @@ def execute(
     from codeact import running
 
     text = _code(code)
-    flags: Flags = dict(sandbox=sandbox, timeout=timeout, memory=memory)
+    flags: Flags = dict(sandbox=sandbox, timeout=timeout, memory=memory, network=network, allow_net=allow_net)
     return _wait(lambda: running.execute(_wish(flags, file, None, out, json, False), text))
 
 
@@ -190,6 +203,8 @@ def replay(
     sandbox: SandboxName = None,
     timeout: Timeout = None,
     memory: Memory = None,
+    network: NetworkName = None,
+    allow_net: AllowNet = None,
     save: Save = None,
     out: Out = None,
     json: Json = False,
@@ -197,7 +212,7 @@ def replay(
 ) -> int:
     """Show a recorded run again; with --live, run its code anew.
 
-    --file, --sandbox, --timeout, --memory, --save and --out are for --live.
+    --file, --sandbox, --timeout, --memory, --network, --allow-net, --save and --out are for --live.
     """
     from codeact import running
     from codeact.trajectory import load
@@ -206,10 +221,11 @@ def replay(
     if live:
         if save is not None and save.exists() and save.samefile(trajectory):
             raise UsageError(f"{save} is the recording itself: save to another file")
-        flags: Flags = dict(sandbox=sandbox, timeout=timeout, memory=memory)
+        flags: Flags = dict(sandbox=sandbox, timeout=timeout, memory=memory, network=network, allow_net=allow_net)
         return _wait(lambda: running.replay(_wish(flags, file, save, out, json, quiet), recording))
-    if any(option is not None for option in (file, sandbox, timeout, memory, save, out)):
-        raise UsageError("nothing is run here: --file, --sandbox, --timeout, --memory, --save and --out need --live")
+    if any(option is not None for option in (file, sandbox, timeout, memory, network, allow_net, save, out)):
+        options = "--file, --sandbox, --timeout, --memory, --network, --allow-net, --save and --out"
+        raise UsageError(f"nothing is run here: {options} need --live")
     return running.show(recording, "json" if json else "answer" if quiet else "events")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -139,12 +140,14 @@ def check_files(files: Sequence[Path]) -> None:
 
 
 def check_names(settings: Settings) -> None:
-    """Raises UsageError for a sandbox or an action format that does not exist, before anything is started."""
+    """Raises UsageError for a sandbox, a network or an action format that cannot be, before anything is started."""
     from codeact.formats import get_format
     from codeact.sandbox import KINDS
+    from codeact.sandbox.network import Network
 
     if settings.sandbox not in KINDS:
         raise UsageError(f"there is no sandbox {settings.sandbox!r}: choose one of {', '.join(KINDS)}")
+    Network.of(settings.network, settings.allow_net, settings.sandbox)
     if settings.format is not None:
         get_format(settings.format)
 
@@ -154,7 +157,10 @@ async def sandbox_of(settings: Settings) -> AsyncIterator[Sandbox]:
     """The sandbox that the settings name, not started."""
     from codeact.sandbox import Sandbox as open_sandbox
 
-    async with open_sandbox(settings.sandbox, memory=settings.memory << 20, timeout=settings.timeout) as sandbox:
+    logging.getLogger("codeact").addHandler(logging.NullHandler())  # people read of refusals with the code's output
+    limits = {"memory": settings.memory << 20, "timeout": settings.timeout}
+    network, allowed = settings.network, settings.allow_net
+    async with open_sandbox(settings.sandbox, network=network, allow_net=allowed, **limits) as sandbox:
         yield sandbox
 
 
@@ -179,12 +185,18 @@ async def opened(wish: Wish, model: Model, format: str | None, budget: Budget) -
     async with sandbox_of(wish.settings) as sandbox:
         warn_of(sandbox)
         if wish.show != "answer":
-            say(f"model: {short(describe(model), 300)} · code runs in: {sandbox.name}", "dim")
+            say(f"model: {short(describe(model), 300)} · code runs in: {sandbox.name}{_reach(wish.settings)}", "dim")
         agent = Agent(model, sandbox=sandbox, format=format, budget=budget)
         async with contextlib.AsyncExitStack() as stack:
             with starting(wish.show != "answer"):
                 conversation = await stack.enter_async_context(agent.conversation())
             yield conversation
+
+
+def _reach(settings: Settings) -> str:
+    """What the code may reach, where that is anything."""
+    hosts = short(", ".join(settings.allow_net), 300)
+    return f" · network: {hosts or 'the host’s'}" if hosts or settings.network == "host" else ""
 
 
 def starting(shown: bool = True) -> contextlib.AbstractContextManager[object]:

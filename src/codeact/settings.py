@@ -7,9 +7,9 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from codeact.errors import UsageError
 
@@ -25,12 +25,17 @@ ENVIRONMENT: Mapping[str, str] = {
     "max_cost": "CODEACT_MAX_COST",
     "timeout": "CODEACT_TIMEOUT",
     "memory": "CODEACT_MEMORY",
+    "network": "CODEACT_NETWORK",
+    "allow_net": "CODEACT_ALLOW_NET",
 }
 """The variable that holds each setting."""
 
 
 class Settings(BaseModel):
-    """``timeout`` and ``max_seconds`` in seconds, ``memory`` in MiB, ``max_cost`` in US dollars. None: not set."""
+    """``timeout`` and ``max_seconds`` in seconds, ``memory`` in MiB, ``max_cost`` in US dollars. None: not set.
+
+    ``allow_net`` is checked with the sandbox that it is for: ``codeact.sandbox.network.Network.of``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -45,6 +50,17 @@ class Settings(BaseModel):
     max_cost: float | None = Field(None, gt=0)
     timeout: float = Field(60.0, gt=0)
     memory: int = Field(4096, ge=128)
+    network: Literal["none", "host"] = "none"
+    allow_net: tuple[str, ...] = ()
+
+    @field_validator("allow_net", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Names joined by commas, as variables have them, or a list of such."""
+        given = [value] if isinstance(value, str) else value
+        if not isinstance(given, list | tuple) or not all(isinstance(text, str) for text in given):
+            return value
+        return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
 
 
 class Effective(BaseModel):

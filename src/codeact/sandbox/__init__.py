@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from codeact import contracts
@@ -10,23 +11,28 @@ from codeact.errors import UsageError
 KINDS = ("local", "unsafe-process")
 
 
-def Sandbox(kind: str = "local", **limits: Any) -> contracts.Sandbox:
+def Sandbox(
+    kind: str = "local", *, network: str = "none", allow_net: str | Iterable[str] = (), **limits: Any
+) -> contracts.Sandbox:
     """The sandbox of that kind: ``local`` (isolated, Linux) or ``unsafe-process`` (no boundary).
 
     ``limits`` are those of ``codeact.sandbox.limits.Limits``: ``memory``, ``disk`` and ``file`` in bytes,
-    ``processes``, ``open_files``, ``timeout`` in seconds. Nothing starts before the first session.
-    Raises UsageError for an unknown kind or limit.
+    ``processes``, ``open_files``, ``timeout`` in seconds. ``network`` is ``none`` or ``host``; ``allow_net`` allows
+    hosts by name: rules of ``codeact.sandbox.network``. Without a boundary the network is the host's in any case.
+    Nothing starts before the first session. Raises UsageError for an unknown kind, limit or network.
     """
     from codeact.sandbox.limits import Limits
+    from codeact.sandbox.network import Network
 
     try:
         limit = Limits(**limits)
     except ValueError as error:
         raise UsageError(f"bad limit for the sandbox: {_first(error)}") from error
+    reach = Network.of(network, allow_net, kind)
     if kind == "local":
         from codeact.sandbox.local import LocalSandbox
 
-        return LocalSandbox(limit)
+        return LocalSandbox(limit, reach)
     if kind == "unsafe-process":
         from codeact.sandbox.process import ProcessSandbox
 

@@ -19,6 +19,7 @@ from codeact.sandbox import cgroups, wire
 from codeact.sandbox.forkserver import ForkServer, readable, settle
 from codeact.sandbox.isolation import Jail
 from codeact.sandbox.limits import Limits
+from codeact.sandbox.network import Network
 
 ANSWER_LIMIT = 20.0
 """Seconds within which process 1 answers."""
@@ -33,8 +34,9 @@ REMEDY = (
 class Box:
     """One session's processes, from the spawn to the last of them. ``exited`` ends when the kernel is gone."""
 
-    def __init__(self, limits: Limits, zygote: ForkServer) -> None:
+    def __init__(self, limits: Limits, zygote: ForkServer, network: Network | None = None) -> None:
         self.limits = limits
+        self.network = network or Network()
         self.exited: asyncio.Future[str] | None = None
         self._zygote = zygote
         zygote.sessions += 1
@@ -58,7 +60,8 @@ class Box:
         self._control, theirs = wire.pair()
         self._control.setblocking(False)
         listening = [self._listen(channel) for channel in wire.CHANNELS]
-        jail = Jail(mount_point=str(self._zygote.directory / "root"), readable=readable(), limits=limits)
+        root = str(self._zygote.directory / "root")
+        jail = Jail(mount_point=root, readable=readable(), limits=limits, network=self.network.kind)
         paths = [str(path) for path in self._cgroup.paths] if self._cgroup else []
         self._ready = loop.create_future()
         try:
@@ -222,7 +225,15 @@ class Box:
         finally:
             loop.remove_reader(process)
 
-    # --- files ---
+    # --- network and files ---
+
+    async def listen(self, port: int) -> socket.socket:
+        """A socket that listens on the session's own 127.0.0.1: what connects to it inside is accepted out here."""
+        reply, descriptors = await self._ask("listen", port=port)
+        if "error" in reply or not descriptors:
+            raise SandboxError(f"the session cannot listen on port {port}: {reply.get('error', 'no socket came back')}")
+        os.set_inheritable(descriptors[0], False)
+        return socket.socket(fileno=descriptors[0])
 
     async def open_file(self, path: str, writing: bool) -> int:
         """A descriptor of a plain file in the workspace. Raises FileTransferError."""

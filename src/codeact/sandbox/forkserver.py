@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from codeact.errors import IsolationUnavailable, KernelStartError
-from codeact.sandbox import cgroups, wire
+from codeact.sandbox import cgroups, environment, wire
 from codeact.sandbox.rundir import RunDirectory
 
 _START_LIMIT = 120.0  # seconds: a cold disk and the data stack
@@ -151,8 +151,12 @@ async def _receive(end: socket.socket, limit: float) -> dict[str, Any] | None:
 def _environment() -> dict[str, str]:
     """All that a session inherits: nothing of the host's environment but its time zone."""
     scripts = sysconfig.get_path("scripts")
-    environment = {
-        "PATH": f"{scripts}:/usr/local/bin:/usr/bin:/bin",
+    variables = {
+        "PATH": f"{environment.PLACE}/bin:{scripts}:/usr/local/bin:/usr/bin:/bin",
+        "VIRTUAL_ENV": environment.PLACE,
+        "PIP_NO_CACHE_DIR": "1",  # the session's disk is its memory
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INPUT": "1",
         "HOME": "/tmp/home",
         "USER": "user",
         "LANG": "C.UTF-8",
@@ -165,13 +169,13 @@ def _environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
     }
     if "TZ" in os.environ:
-        environment["TZ"] = os.environ["TZ"]
+        variables["TZ"] = os.environ["TZ"]
     package = Path(__file__).parents[2]
     if not package.name.endswith("-packages"):
-        environment["PYTHONPATH"] = str(package)
+        variables["PYTHONPATH"] = str(package)
     if site.ENABLE_USER_SITE:  # else it would be looked for in the session's home
-        environment["PYTHONUSERBASE"] = site.getuserbase()
-    return environment
+        variables["PYTHONUSERBASE"] = site.getuserbase()
+    return variables
 
 
 def _font_cache() -> Path:

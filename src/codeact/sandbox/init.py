@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codeact.sandbox import isolation, linux, wire
+from codeact.sandbox import environment, isolation, linux, wire
 
 _LISTED = 2000
 _WATCH_EVERY = 0.25  # seconds, where no cgroup holds the memory limit
@@ -34,6 +34,7 @@ def run(control: socket.socket, sockets: list[int], jail: isolation.Jail, is_roo
     ``watch``: no cgroup limits memory, so measure it here.
     """
     isolation.lock(jail, is_root)
+    environment.make()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     _close_others({control.fileno(), *sockets})
     _Init(control, sockets, jail, watch).serve()
@@ -116,6 +117,8 @@ class _Init:
                     self.kill_everything()
                 case "open":
                     opened.append(_open(request["path"], writing=request["writing"]))
+                case "listen":
+                    opened.append(_listen(request["port"]))
                 case "list":
                     reply["files"], reply["more"] = _list()
                 case unknown:
@@ -155,6 +158,7 @@ class _Init:
 
             for name, value in request["environment"].items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+            environment.enter()
             kernelapp.serve_on(self.sockets, request["key"].encode())
             code = 0
         except SystemExit as stop:
@@ -210,6 +214,12 @@ def _open(path: str, writing: bool) -> int:
     if writing:
         os.ftruncate(descriptor, 0)
     return descriptor
+
+
+def _listen(port: int) -> int:
+    """A socket that listens on this session's loopback, for the host to accept on."""
+    with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
+        return listener.detach()
 
 
 def _list() -> tuple[list[tuple[str, int]], bool]:

@@ -24,6 +24,7 @@ import struct
 import sys
 from fcntl import ioctl
 from pathlib import Path
+from typing import Literal
 
 from codeact.contracts import Value
 from codeact.sandbox import linux
@@ -47,23 +48,28 @@ _BARE: list[str] = []  # made on the way to a mount in this process, which build
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _COPIED_FROM_ETC = ("localtime", "timezone", "mime.types", "protocols", "services", "ld.so.cache", "ld.so.conf")
 _BOUND_FROM_ETC = ("fonts", "alternatives", "ld.so.conf.d")
+_CERTIFICATES = ("ssl/certs", "pki/tls/certs", "pki/ca-trust/extracted", "ca-certificates/extracted")  # public ones
 
 
 class Jail(Value):
     """What a session is given. ``readable`` are host paths that appear read-only at the same place.
 
-    ``mount_point`` is an empty directory of the host under which the root is built.
+    ``mount_point`` is an empty directory of the host under which the root is built. With ``network`` ``host`` the
+    session stays in the host's network namespace; with ``names`` it has one of its own and no route, as with ``none``,
+    and whoever holds it lets some connections out.
     """
 
     mount_point: str
     readable: tuple[str, ...]
     limits: Limits
+    network: Literal["none", "names", "host"] = "none"
 
 
-def enter_namespaces(is_root: bool) -> None:
+def enter_namespaces(jail: Jail, is_root: bool) -> None:
     """Leave the host's namespaces. The pid namespace begins with the next child."""
-    flags = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
-    flags |= linux.CLONE_NEWCGROUP
+    flags = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS | linux.CLONE_NEWCGROUP
+    if jail.network != "host":
+        flags |= linux.CLONE_NEWNET
     if is_root:
         linux.unshare(flags)
     else:
@@ -90,7 +96,7 @@ def build_root(jail: Jail, is_root: bool) -> None:
     root = jail.mount_point
     linux.mount("tmpfs", root, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=4m,nr_inodes=4096,mode=755")
     owner = HOST_ID if is_root else None
-    _system(root)
+    _system(root, jail)
     _devices(root)
     _data(root, jail, owner)
     for path in sorted(jail.readable, key=len):
@@ -106,14 +112,15 @@ def build_root(jail: Jail, is_root: bool) -> None:
     linux.unmount(".", linux.MNT_DETACH)
     os.chdir("/workspace")
     socket.sethostname("sandbox")
-    _loopback_up()
+    if jail.network != "host":
+        _loopback_up()
 
 
 def _covered(path: str, by: tuple[str, ...]) -> bool:
     return any(Path(path).is_relative_to(other) for other in by)
 
 
-def _system(root: str) -> None:
+def _system(root: str, jail: Jail) -> None:
     for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         source = f"/{name}"
         if os.path.islink(source):
@@ -126,7 +133,7 @@ def _system(root: str) -> None:
     for name in _COPIED_FROM_ETC:
         with contextlib.suppress(FileNotFoundError, PermissionError, IsADirectoryError):
             Path(root, "etc", name).write_bytes(Path("/etc", name).read_bytes())
-    for name in _BOUND_FROM_ETC:
+    for name in _BOUND_FROM_ETC if jail.network == "none" else (*_BOUND_FROM_ETC, *_CERTIFICATES):
         if os.path.isdir(f"/etc/{name}"):
             _bind(f"/etc/{name}", f"{root}/etc/{name}")
     home = "/tmp/home"
@@ -139,6 +146,10 @@ def _system(root: str) -> None:
         "resolv.conf": "",
     }.items():
         Path(root, "etc", name).write_text(text)
+    if jail.network == "host":
+        for name in ("hosts", "resolv.conf"):
+            with contextlib.suppress(OSError), open(f"{root}/etc/{name}", "ab") as file:
+                file.write(Path("/etc", name).read_bytes())
 
 
 def _devices(root: str) -> None:

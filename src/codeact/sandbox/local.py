@@ -11,7 +11,7 @@ import functools
 import importlib.util
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from codeact.contracts import FileInfo, HostTool
 from codeact.errors import FileTransferError, KernelStartError
@@ -21,12 +21,24 @@ from codeact.sandbox.channels import Channels
 from codeact.sandbox.forkserver import ForkServer
 from codeact.sandbox.kernel import KernelSandbox, KernelSession
 from codeact.sandbox.limits import Limits, copy_bounded
+from codeact.sandbox.network import Network
+
+if TYPE_CHECKING:
+    from codeact.sandbox.proxy import Proxy
 
 KNOWN_PACKAGES = (
     "numpy", "pandas", "matplotlib", "scipy", "sklearn", "seaborn", "statsmodels", "sympy", "polars", "pyarrow",
     "duckdb", "openpyxl", "networkx", "torch", "transformers", "requests", "bs4", "PIL", "cv2", "nltk",
 )  # fmt: skip
 _KERNEL_ENVIRONMENT = {"MPLCONFIGDIR": "/tmp/home/.matplotlib", "PYTHONPATH": None}  # of the zygote, not of sessions
+
+PROXY_PORT = 3128
+"""Where a session whose network is allowed by name finds its proxy, on its own loopback."""
+
+_PROXY_ENVIRONMENT = {
+    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), f"http://127.0.0.1:{PROXY_PORT}"),
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1,::1"),
+}
 
 
 @functools.cache
@@ -44,8 +56,9 @@ class LocalSandbox(KernelSandbox):
 
     name = "local"
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, network: Network | None = None) -> None:
         super().__init__(limits)
+        self.network = network or Network()
         self._zygote: ForkServer | None = None
         self._starting = asyncio.Lock()
 
@@ -63,7 +76,7 @@ class LocalSandbox(KernelSandbox):
                 if self._zygote is not None:
                     await self._zygote.close()
                 self._zygote = await ForkServer.start()
-            return LocalSession(id, self.limits, tools, self._zygote)
+            return LocalSession(id, self.limits, tools, self._zygote, self.network)
 
     async def close(self) -> None:
         await super().close()
@@ -75,18 +88,28 @@ class LocalSandbox(KernelSandbox):
 class LocalSession(KernelSession):
     """One session: a kernel in a box of its own."""
 
-    def __init__(self, id: str, limits: Limits, tools: Mapping[str, HostTool], zygote: ForkServer) -> None:
+    def __init__(
+        self, id: str, limits: Limits, tools: Mapping[str, HostTool], zygote: ForkServer, network: Network
+    ) -> None:
         super().__init__(id, limits, tools)
         self.language += _packages()
-        self._box = Box(limits, zygote)
+        self.network = network.description
+        self._box = Box(limits, zygote, network)
+        self._proxy: Proxy | None = None
 
     async def open(self) -> None:
         await self._box.spawn()
+        if self._box.network.kind == "names":
+            from codeact.sandbox.proxy import Proxy  # few sessions need it
+
+            self._proxy = Proxy(self._box.network, self.id)
+            self._proxy.start(await self._box.listen(PROXY_PORT))
         await super().open()
 
     async def start_kernel(self) -> tuple[Channels, asyncio.Future[str]]:
         key = secrets.token_hex(32)
-        exited = await self._box.start(key=key, environment=_KERNEL_ENVIRONMENT)
+        environment = _KERNEL_ENVIRONMENT | (_PROXY_ENVIRONMENT if self._proxy else {})
+        exited = await self._box.start(key=key, environment=environment)
         addresses = {channel: f"ipc://{self._box.address(channel)}" for channel in wire.CHANNELS}
         return Channels(addresses, key.encode()), exited
 
@@ -97,13 +120,15 @@ class LocalSession(KernelSession):
         await self._box.kill()
 
     def notice(self) -> str | None:
-        killed = self._box.killed_for_memory()
-        if not killed:
-            return None
-        limit = self.limits.memory >> 20
-        return f"Of the processes that the code had started, {killed} were killed: over the limit of {limit} MiB."
+        said = [self._proxy.refusals.told() if self._proxy else None]
+        if killed := self._box.killed_for_memory():
+            limit = f"over the limit of {self.limits.memory >> 20} MiB"
+            said.append(f"Of the processes that the code had started, {killed} were killed: {limit}.")
+        return " ".join(filter(None, said)) or None
 
     async def _release(self) -> None:
+        if self._proxy is not None:
+            await self._proxy.close()
         await self._box.remove()
 
     # --- files ---

@@ -20,7 +20,7 @@ import socket
 import sys
 from typing import Any
 
-from codeact.sandbox import init, isolation, linux, wire
+from codeact.sandbox import environment, init, isolation, linux, wire
 
 
 def preload(modules: list[str]) -> list[str]:
@@ -42,6 +42,7 @@ def main() -> None:
     if first is None:
         return
     wire.send(host, {"loaded": preload(first[0]["preload"])})
+    environment.plan()
     gc.collect()
     gc.freeze()  # keeps the collector of every fork from touching, and so copying, these pages
     is_root = os.geteuid() == 0 and linux.has_capability(linux.CAP_SYS_ADMIN)
@@ -96,7 +97,7 @@ def _spawn(host: socket.socket, request: dict[str, Any], descriptors: list[int],
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         jail = isolation.Jail.model_validate(request["jail"])
         limited = bool(request["cgroups"]) and _join(request["cgroups"])
-        isolation.enter_namespaces(is_root)
+        isolation.enter_namespaces(jail, is_root)
         first = os.fork()
         if first:
             handle = os.pidfd_open(first)
