@@ -86,7 +86,7 @@ def parse_head(head: bytes) -> tuple[h11.Request, h11.Connection]:
 
 def authority(text: str, usual: int | None) -> tuple[str, int]:
     """Host and port of ``HOST[:PORT]``. Raises Failed."""
-    if is_address(text):
+    if is_address(text) and not text.startswith("["):
         host, digits = text, None
     else:
         parts = re.fullmatch(r"(\[[^\]]*\]|.*?)(?::([0-9]+))?", text, re.DOTALL)
