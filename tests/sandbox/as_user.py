@@ -15,7 +15,7 @@ from typing import Any
 from codeact.errors import IsolationUnavailable
 from codeact.sandbox import Sandbox, canaries, linux
 
-LIMITS = {"memory": 512 << 20, "disk": 64 << 20}
+LIMITS: dict[str, Any] = {"memory": 512 << 20, "disk": 64 << 20}
 
 HOG = """
 import os, signal, time
@@ -70,6 +70,32 @@ async def forbidden() -> Any:
     return {"refused": None}
 
 
+_FETCH = """
+import socket, urllib.error, urllib.request
+def fetch(url):
+    try:
+        return urllib.request.urlopen(url, timeout=20).read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code
+def reach(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+    except OSError as error:
+        return type(error).__name__
+"""
+
+
+async def network() -> Any:
+    """A session with some names and one with the host's network; the last argument is a web server's port."""
+    port = int(sys.argv[2])
+    async with Sandbox("local", allow_net=f"web.example.org=127.0.0.1:{port}", **LIMITS) as sandbox:
+        code = f"[fetch('http://web.example.org/'), fetch('http://evil.example.org/'), reach({port})]"
+        names = await (await sandbox.session()).run(_FETCH + code)
+    async with Sandbox("local", network="host", **LIMITS) as sandbox:
+        host = await (await sandbox.session()).run(f"{_FETCH}fetch('http://127.0.0.1:{port}/')")
+    return {"names": names.result, "host": host.result}
+
+
 if __name__ == "__main__":
-    act = {"attacks": attacks, "hog": hog, "forbidden": forbidden}[sys.argv[1]]
+    act = {"attacks": attacks, "hog": hog, "forbidden": forbidden, "network": network}[sys.argv[1]]
     print(json.dumps(asyncio.run(act())))  # noqa: T201

@@ -79,7 +79,9 @@ def body(answer: bytes) -> bytes:
 async def test_a_request_reaches_the_server_as_a_clients_own() -> None:
     with http() as site:
         async with proxy(f"web.example.org={site.address}") as (served, port):
-            more = "Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
+            more = (
+                "Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
+            )
             answer = await ask(port, get("http://WEB.Example.ORG.:80/?a=1", more=f"{more}X-End: 1\r\n"))
         assert (status(answer), body(answer)) == (200, b"hello")
         headers = {"host": "web.example.org", "connection": "close", "x-end": "1"}
@@ -156,8 +158,9 @@ async def test_a_hello_in_many_pieces_passes_whole() -> None:
 # --- what does not ---
 
 ADDRESSES = (
-    "127.0.0.1", "169.254.169.254", "8.8.8.8", "127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "0", "1.2.3.",
-    "[::1]", "[::ffff:127.0.0.1]", "[fe80::1%25eth0]", "[fd00:ec2::254]", "[64:ff9b::7f00:1]", "1.2.3.4.5", "0X7F.0.0.1",
+    "127.0.0.1", "169.254.169.254", "8.8.8.8", "127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "0",
+    "[::1]", "[::ffff:127.0.0.1]", "[fe80::1%25eth0]", "[fd00:ec2::254]", "[64:ff9b::7f00:1]", "1.2.3.4.5", "1.2.3.",
+    "0X7F.0.0.1",
 )  # fmt: skip
 
 
@@ -223,7 +226,7 @@ async def test_a_tunnel_is_for_tls_with_that_name_only(sent: bytes, reason: str)
 @pytest.mark.parametrize(
     "sent",
     [
-        "POST http://a.org/ HTTP/1.1\r\nHost: a.org\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST http://a.org/ HTTP/1.1\r\nHost: a.org\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
         "POST http://a.org/ HTTP/1.1\r\nHost: a.org\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd",
         "POST http://a.org/ HTTP/1.1\r\nHost: a.org\r\nContent-Length: +4\r\n\r\nabcd",
         "POST http://a.org/ HTTP/1.1\r\nHost: a.org\r\nTransfer-Encoding: identity\r\n\r\n",
@@ -265,7 +268,9 @@ async def test_what_can_be_read_in_two_ways_reaches_nobody(sent: str) -> None:
         assert server.received == b""
 
 
-@pytest.mark.parametrize("chunk", ["zz\r\n", "5\r\nabcdeX", "-1\r\n", "5;\nabcde\r\n", "0x5\r\nabcde\r\n", "f" * 25 + "\r\n"])
+@pytest.mark.parametrize(
+    "chunk", ["zz\r\n", "5\r\nabcdeX", "-1\r\n", "5;\nabcde\r\n", "0x5\r\nabcde\r\n", "f" * 25 + "\r\n"]
+)
 async def test_a_broken_chunk_ends_the_request(chunk: str) -> None:
     head = "POST http://a.org/echo HTTP/1.1\r\nHost: a.org\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
     with raw() as server:
@@ -370,7 +375,9 @@ async def test_the_hosts_own_resolver_is_asked_and_its_loopback_refused() -> Non
 async def test_a_server_that_speaks_no_http_is_told(answer: bytes, expected: int) -> None:
     with raw(answer) as server:
         async with proxy(f"a.org=127.0.0.1:{server.port}") as (_, port):
-            assert status(await ask(port, get("http://a.org/", more="Upgrade: x\r\nConnection: upgrade\r\n"))) == expected
+            assert (
+                status(await ask(port, get("http://a.org/", more="Upgrade: x\r\nConnection: upgrade\r\n"))) == expected
+            )
 
 
 async def test_an_answer_that_breaks_off_is_not_made_whole() -> None:

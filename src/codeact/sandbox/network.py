@@ -121,21 +121,17 @@ class Rule(Value):
         name = name.removeprefix("*.")
         if name == "*":
             raise ValueError("every host cannot be allowed by name; for the whole network there is --network host")
-        if is_address(name):
+        if is_address(name) or is_address(name.rpartition(":")[0]):
             raise ValueError("an IP address cannot be allowed; give it a name: NAME=ADDRESS")
-        name, _, port = name.partition(":")
-        try:
-            host = host_name(name)
-        except ValueError as error:
-            problem = "an IP address cannot be allowed; give it a name: NAME=ADDRESS" if is_address(name) else error
-            raise ValueError(problem) from error
+        name, colon, port = name.partition(":")
+        host = host_name(name)
         if host == "localhost" or host.endswith(".localhost"):
             raise ValueError("localhost is the session itself; give the server another name: NAME=127.0.0.1:PORT")
         address, address_port = _pin(pin) if pinned else (None, None)
         return cls(
             host=host,
             subdomains=subdomains,
-            port=_port(port) if ":" in text.partition("=")[0] else None,
+            port=_port(port) if colon else None,
             address=address,
             address_port=address_port,
         )
