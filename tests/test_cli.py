@@ -28,6 +28,7 @@ from codeact.events import (
 )
 from tests.sandbox.ordinary import run_module
 from tests.sandbox.test_attacks import home_for_others
+from tests.sandbox.web import http
 from tests.servers import ScriptedServer
 from tests.terminal import command, descendants, environment, terminal, wait_gone
 
@@ -139,6 +140,11 @@ def test_the_documentation_is_what_help_says() -> None:
         (["run", "t", "--format", "xml"], "unknown action format"),
         (["run", "t", "--sandbox", "moon"], "there is no sandbox 'moon'"),
         (["run", "t", "--json", "--quiet"], "contradict"),
+        (["run", "t", "--network", "bridge"], "--network: "),
+        (["run", "t", "--allow-net", "a.org", "--allow-net", "b.org,10.0.0.1"], "--allow-net 10.0.0.1: an IP address"),
+        (["exec", "1", "--allow-net", "a.org", "--network", "host"], "contradict"),
+        (["exec", "1", "--allow-net", "a.org", "--sandbox", "unsafe-process"], "needs a boundary"),
+        (["replay", "recorded.jsonl", "--allow-net", "a.org"], "need --live"),
         (["run", "t", "--save", "missing/run.jsonl"], "cannot be saved"),
         (["run", "t", "--save", "precious.txt"], "is not a trajectory"),
         (["run", "t", "--out", "precious.txt"], "nothing can be saved"),
@@ -173,6 +179,15 @@ def test_wrong_usage_is_one_line_and_status_2(
     assert (done.returncode, done.stdout) == (2, "")
     assert said in error_of(done)
     assert (tmp_path / "precious.txt").read_text() == "mine\n"
+
+
+def test_a_host_is_allowed_by_name(cli: Cli) -> None:
+    code = "from urllib.request import urlopen as o\nprint(o('http://web.example.org/').read())\no('http://evil.org/')"
+    with http() as site:
+        done = cli("exec", code, "--allow-net", f"web.example.org={site.address}")
+    assert (done.returncode, done.stdout) == (1, "b'hello'\n")
+    assert "HTTPError: HTTP Error 403: refused evil.org:80" in done.stderr
+    assert done.stderr.endswith("[The network refused: evil.org:80 (not in --allow-net).]\n")
 
 
 def test_a_mistake_in_the_configuration_file(cli: Cli, home: Path) -> None:

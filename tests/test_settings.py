@@ -45,6 +45,17 @@ def test_secrets_are_masked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert effective.settings.api_key.get_secret_value() == "sk-secret"
 
 
+def test_names_come_as_a_list_or_joined(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (load().settings.network, load().settings.allow_net) == ("none", ())
+    file.write_text('allow_net = ["a.org", "b.org, c.org"]\n')
+    assert load().settings.allow_net == ("a.org", "b.org", "c.org")
+    monkeypatch.setenv("CODEACT_ALLOW_NET", "d.org,*.e.org:8443,")
+    assert load().settings.allow_net == ("d.org", "*.e.org:8443")
+    assert load({"allow_net": ["f.org,g.org", "h.org"]}).settings.allow_net == ("f.org", "g.org", "h.org")
+    monkeypatch.setenv("CODEACT_NETWORK", "host")
+    assert load().settings.network == "host"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -54,6 +65,9 @@ def test_secrets_are_masked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("timeout = nan", "timeout (from"),
         ("model = [1]", "model (from"),
         ("model =", "is not TOML"),
+        ("network = 'bridge'", "network (from"),
+        ("allow_net = 3", "allow_net (from"),
+        ("allow_net = [3]", "allow_net (from"),
     ],
 )
 def test_a_mistake_in_the_file_is_named_with_the_file(file: Path, text: str, said: str) -> None:

@@ -72,7 +72,7 @@ Memory: TypeAlias = Annotated[
     int | None, typer.Option(metavar="MIB", help="Memory of the session, in MiB [default: 4096].")
 ]
 NetworkName: TypeAlias = Annotated[
-    Literal["none", "host"] | None, typer.Option("--network", help="What the code may reach [default: none].")
+    str | None, typer.Option("--network", metavar="KIND", help="What the code may reach: none [default] or host.")
 ]
 AllowNet: TypeAlias = Annotated[
     list[str] | None,
@@ -272,7 +272,8 @@ def show(json: Annotated[bool, typer.Option("--json", help="One JSON object on s
         return 0
     typer.echo(f"file: {settings.config_file()}{'' if settings.config_file().exists() else ' (there is none)'}\n")
     for name, (value, origin) in shown.items():
-        typer.echo(f"{name:18}{'-' if value is None else value!s:32}  {origin}")
+        text = ", ".join(value) if isinstance(value, tuple) else value
+        typer.echo(f"{name:18}{'-' if text in (None, '') else text!s:32}  {origin}")
     return 0
 
 
