@@ -20,7 +20,7 @@ from codeact.sandbox.rundir import RunDirectory
 
 _START_LIMIT = 120.0  # seconds: a cold disk and the data stack
 PRELOAD = (
-    "codeact.sandbox.kernelapp",
+    "codeact.sandbox.kernelserver",
     "numpy",
     "pandas",
     "matplotlib.pyplot",

@@ -151,11 +151,11 @@ class _Init:
             os.close(words)
             linux.prctl(linux.PR_SET_DUMPABLE, 1)
             gc.enable()
-            from codeact.sandbox import kernelapp
+            from codeact.sandbox import kernelapp, kernelserver
 
             for name, value in request["environment"].items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-            kernelapp.serve_on(self.sockets, request["key"].encode())
+            kernelserver.serve_on(kernelapp.prepare(), self.sockets, request["key"].encode())
             code = 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0

@@ -42,6 +42,8 @@ def main() -> None:
     if first is None:
         return
     wire.send(host, {"loaded": preload(first[0]["preload"])})
+    if "codeact.sandbox.kernelapp" in sys.modules:
+        sys.modules["codeact.sandbox.kernelapp"].prepare()
     gc.collect()
     gc.freeze()  # keeps the collector of every fork from touching, and so copying, these pages
     is_root = os.geteuid() == 0 and linux.has_capability(linux.CAP_SYS_ADMIN)
