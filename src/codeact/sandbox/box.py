@@ -16,18 +16,12 @@ from typing import Any
 
 from codeact.errors import FileTransferError, IsolationUnavailable, KernelStartError, SandboxError, SessionClosed
 from codeact.sandbox import cgroups, wire
-from codeact.sandbox.forkserver import ForkServer, readable, settle
+from codeact.sandbox.forkserver import REMEDY, ForkServer, settle
 from codeact.sandbox.isolation import Jail
 from codeact.sandbox.limits import Limits
 
 ANSWER_LIMIT = 20.0
 """Seconds within which process 1 answers."""
-
-REMEDY = (
-    "Remedy: allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
-    "kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces>0), run as root, or give up the "
-    "boundary with --sandbox unsafe-process."
-)
 
 
 class Box:
@@ -46,6 +40,7 @@ class Box:
         self._name = secrets.token_hex(6)
         self._replies: dict[int, asyncio.Future[tuple[dict[str, Any], list[int]]]] = {}
         self._next = 0
+        self._spawned: asyncio.Future[int] | None = None  # process 1
         self._ready: asyncio.Future[None] | None = None
 
     # --- process 1 ---
@@ -58,12 +53,10 @@ class Box:
         self._control, theirs = wire.pair()
         self._control.setblocking(False)
         listening = [self._listen(channel) for channel in wire.CHANNELS]
-        jail = Jail(mount_point=str(self._zygote.directory / "root"), readable=readable(), limits=limits)
-        paths = [str(path) for path in self._cgroup.paths] if self._cgroup else []
-        self._ready = loop.create_future()
+        self._ready, self._spawned = loop.create_future(), loop.create_future()
         try:
             descriptors = [theirs.fileno(), *(s.fileno() for s in listening)]
-            wire.send(self._zygote.end, {"jail": jail.model_dump(), "cgroups": paths}, descriptors)
+            wire.send(self._zygote.end, {"jail": Jail(limits=limits).model_dump()}, descriptors)
         except OSError as error:
             raise KernelStartError(f"the zygote is gone: {error}") from error
         finally:
@@ -72,9 +65,16 @@ class Box:
                 listener.close()
         loop.add_reader(self._control, self._on_control)
         try:
-            await asyncio.wait_for(asyncio.shield(self._ready), ANSWER_LIMIT)
+            async with asyncio.timeout(ANSWER_LIMIT):
+                process = await self._spawned
+                # in a thread: Linux takes milliseconds for it, in which process 1 builds what it lives in
+                limited = self._cgroup is not None and await asyncio.to_thread(self._cgroup.join, process)
+                wire.send(self._control, {"limited": limited})
+                await self._ready
         except TimeoutError as error:
             raise KernelStartError(f"the session did not come up within {ANSWER_LIMIT:.0f} seconds") from error
+        except OSError as error:
+            raise KernelStartError(f"the session's first process is gone: {error}") from error
 
     def _listen(self, channel: str) -> socket.socket:
         """A listening socket that the kernel inherits, so that it needs no path of the host to be reached."""
@@ -104,6 +104,8 @@ class Box:
         match message.get("event"):
             case "spawned":
                 self._process = descriptors.pop()
+                if self._spawned is not None and not self._spawned.done():
+                    self._spawned.set_result(int(message["process"]))
             case "ready":
                 settle(self._ready)
             case "failed":
@@ -120,17 +122,21 @@ class Box:
             os.close(descriptor)
 
     def _on_failed(self, message: dict[str, Any]) -> None:
-        assert self._ready is not None
         why = str(message.get("error"))
-        error: SandboxError = IsolationUnavailable(f"the isolation cannot be built here: {why}. {REMEDY}")
-        if not self._ready.done():
-            self._ready.set_exception(error)
+        self._fail_start(IsolationUnavailable(f"the isolation cannot be built here: {why}. {REMEDY}"))
+
+    def _fail_start(self, error: SandboxError) -> None:
+        for waiting in (self._spawned, self._ready):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(error)
+                waiting.exception()  # only one of the two is waited for
 
     def _on_gone(self, why: str) -> None:
         if self.exited is not None and not self.exited.done():
             self.exited.set_result(why)
-        for waiting in [self._ready, *self._replies.values()]:
-            if waiting is not None and not waiting.done():
+        self._fail_start(KernelStartError(why))
+        for waiting in self._replies.values():
+            if not waiting.done():
                 waiting.set_exception(KernelStartError(why))
         self._replies.clear()
 

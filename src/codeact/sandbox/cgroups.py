@@ -22,6 +22,15 @@ class Cgroup:
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
 
+    def join(self, process: int) -> bool:
+        """Take a process in. A group may be ours to make and not to join: the common parent decides."""
+        try:
+            for path in self.paths:
+                (path / "cgroup.procs").write_text(str(process))
+        except OSError:
+            return False
+        return True
+
     def out_of_memory_kills(self) -> int:
         """How many processes the memory limit has killed so far."""
         for path in self.paths:

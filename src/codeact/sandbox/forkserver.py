@@ -16,9 +16,16 @@ from typing import IO, Any
 
 from codeact.errors import IsolationUnavailable, KernelStartError
 from codeact.sandbox import cgroups, wire
+from codeact.sandbox.isolation import Root
 from codeact.sandbox.rundir import RunDirectory
 
 _START_LIMIT = 120.0  # seconds: a cold disk and the data stack
+REMEDY = (
+    "Remedy: allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
+    "kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces>0), run as root, or give up the "
+    "boundary with --sandbox unsafe-process."
+)
+
 PRELOAD = (
     "codeact.sandbox.kernelserver",
     "numpy",
@@ -80,16 +87,20 @@ class ForkServer:
                     cwd="/",
                     start_new_session=True,
                 )
-            wire.send(ours, {"preload": PRELOAD})
             server = cls(process, ours, run, errors)
+            root = Root(mount_point=str(run.path / "root"), readable=readable())
+            wire.send(ours, {"preload": PRELOAD, "root": root.model_dump()})
         except BaseException:
             ours.close()
             errors.close()
             run.remove()
             raise
         try:
-            if await _receive(ours, _START_LIMIT) is None:
+            answer = await _receive(ours, _START_LIMIT)
+            if answer is None:
                 raise KernelStartError(f"the zygote did not start: {server.last_words()}")
+            if "error" in answer:
+                raise IsolationUnavailable(f"the isolation cannot be built here: {answer['error']}. {REMEDY}")
         except BaseException:
             process.kill()
             await server.close()

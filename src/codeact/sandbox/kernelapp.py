@@ -337,18 +337,3 @@ def _interruptible_debugger() -> None:
     for module in (debugger, pdb):
         vars(module)["Pdb"] = debugger.InterruptiblePdb
     vars(pdb)["set_trace"] = debugger.set_trace
-
-
-def main() -> None:
-    """``python -m codeact.sandbox.kernelapp -f FILE``: an ordinary Jupyter kernel, without any boundary."""
-    from codeact.sandbox import kernelserver
-
-    if len(sys.argv) != 3 or sys.argv[1] != "-f" or not os.path.exists(sys.argv[2]):
-        sys.exit("usage: python -m codeact.sandbox.kernelapp -f CONNECTION_FILE")
-    kernelserver.serve_file(sys.argv[2])
-
-
-if __name__ == "__main__":
-    from codeact.sandbox import kernelapp  # under its own name, so that there is one class Kernel
-
-    kernelapp.main()

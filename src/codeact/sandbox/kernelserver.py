@@ -221,3 +221,14 @@ def serve_file(path: str) -> None:
         socket.bind(f"{told['transport']}://{told['ip']}{between}{told[f'{channel}_port']}")
 
     Server(prepare(), str(told["key"]).encode(), bind).run()
+
+
+def main() -> None:
+    """``python -m codeact.sandbox.kernelserver -f FILE``: an ordinary Jupyter kernel, without any boundary."""
+    if len(sys.argv) != 3 or sys.argv[1] != "-f" or not os.path.exists(sys.argv[2]):
+        sys.exit("usage: python -m codeact.sandbox.kernelserver -f CONNECTION_FILE")
+    serve_file(sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()
