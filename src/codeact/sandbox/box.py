@@ -40,7 +40,6 @@ class Box:
         self._name = secrets.token_hex(6)
         self._replies: dict[int, asyncio.Future[tuple[dict[str, Any], list[int]]]] = {}
         self._next = 0
-        self._spawned: asyncio.Future[int] | None = None  # process 1
         self._ready: asyncio.Future[None] | None = None
 
     # --- process 1 ---
@@ -53,9 +52,10 @@ class Box:
         self._control, theirs = wire.pair()
         self._control.setblocking(False)
         listening = [self._listen(channel) for channel in wire.CHANNELS]
-        self._ready, self._spawned = loop.create_future(), loop.create_future()
+        self._ready = loop.create_future()
+        doors = self._cgroup.doors() if self._cgroup else []
         try:
-            descriptors = [theirs.fileno(), *(s.fileno() for s in listening)]
+            descriptors = [theirs.fileno(), *(s.fileno() for s in listening), *doors]
             wire.send(self._zygote.end, {"jail": Jail(limits=limits).model_dump()}, descriptors)
         except OSError as error:
             raise KernelStartError(f"the zygote is gone: {error}") from error
@@ -63,18 +63,14 @@ class Box:
             theirs.close()
             for listener in listening:
                 listener.close()
+            for door in doors:
+                os.close(door)
         loop.add_reader(self._control, self._on_control)
         try:
             async with asyncio.timeout(ANSWER_LIMIT):
-                process = await self._spawned
-                # in a thread: Linux takes milliseconds for it, in which process 1 builds what it lives in
-                limited = self._cgroup is not None and await asyncio.to_thread(self._cgroup.join, process)
-                wire.send(self._control, {"limited": limited})
                 await self._ready
         except TimeoutError as error:
             raise KernelStartError(f"the session did not come up within {ANSWER_LIMIT:.0f} seconds") from error
-        except OSError as error:
-            raise KernelStartError(f"the session's first process is gone: {error}") from error
 
     def _listen(self, channel: str) -> socket.socket:
         """A listening socket that the kernel inherits, so that it needs no path of the host to be reached."""
@@ -104,8 +100,6 @@ class Box:
         match message.get("event"):
             case "spawned":
                 self._process = descriptors.pop()
-                if self._spawned is not None and not self._spawned.done():
-                    self._spawned.set_result(int(message["process"]))
             case "ready":
                 settle(self._ready)
             case "failed":
@@ -126,10 +120,8 @@ class Box:
         self._fail_start(IsolationUnavailable(f"the isolation cannot be built here: {why}. {REMEDY}"))
 
     def _fail_start(self, error: SandboxError) -> None:
-        for waiting in (self._spawned, self._ready):
-            if waiting is not None and not waiting.done():
-                waiting.set_exception(error)
-                waiting.exception()  # only one of the two is waited for
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(error)
 
     def _on_gone(self, why: str) -> None:
         if self.exited is not None and not self.exited.done():

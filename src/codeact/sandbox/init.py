@@ -27,19 +27,17 @@ _LAST_WORDS = "/tmp/home/.kernel"  # what the kernel writes outside of any execu
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def run(control: socket.socket, sockets: list[int], jail: isolation.Jail, is_root: bool) -> NoReturn:
+def run(control: socket.socket, sockets: list[int], jail: isolation.Jail, is_root: bool, watch: bool) -> NoReturn:
     """Lock this process in and serve the host until it hangs up.
 
     ``sockets`` listen already, on paths that only the host sees: shell, iopub, stdin, control, heartbeat.
-    The host says first whether a control group limits memory; where none does, it is measured here.
+    ``watch``: no cgroup limits memory, so measure it here.
     """
     isolation.enter(jail, is_root)
-    told = wire.receive(control)
-    if told is not None:
-        isolation.lock(jail, is_root)
-        linux.prctl(linux.PR_SET_DUMPABLE, 0)
-        _close_others({control.fileno(), *sockets})
-        _Init(control, sockets, jail, watch=not told[0]["limited"]).serve()
+    isolation.lock(jail, is_root)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    _close_others({control.fileno(), *sockets})
+    _Init(control, sockets, jail, watch).serve()
     os._exit(0)
 
 

@@ -211,7 +211,8 @@ def enter(jail: Jail, is_root: bool) -> None:
     """Leave the namespaces that are left and get files of one's own. For process 1, before anything else runs."""
     if not is_root:
         _map_ids(INSIDE_ID, INSIDE_ID)
-    linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS)
+    flags = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
+    linux.unshare(flags | linux.CLONE_NEWCGROUP)  # its control group, joined already, looks like the root of all
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     _data(jail, HOST_ID if is_root else None)
     flags = linux.MS_NOSUID | linux.MS_NOEXEC
@@ -266,11 +267,7 @@ def _loopback_up() -> None:
 
 
 def lock(jail: Jail, is_root: bool) -> None:
-    """Give up everything. Irrevocable, and inherited by every child.
-
-    To be called in the control group that is to look like the root of all, where there is one.
-    """
-    linux.unshare(linux.CLONE_NEWCGROUP)
+    """Give up everything. Irrevocable, and inherited by every child."""
     for kind, limit in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, jail.limits.open_files),

@@ -20,7 +20,7 @@ import socket
 import sys
 from typing import Any
 
-from codeact.sandbox import init, isolation, linux, wire
+from codeact.sandbox import cgroups, init, isolation, linux, wire
 
 
 def preload(modules: list[str]) -> list[str]:
@@ -87,13 +87,15 @@ def _spawn(host: socket.socket, request: dict[str, Any], descriptors: list[int],
         child = linux.fork_into(isolation.namespaces(is_root))
         if child:
             handle = os.pidfd_open(child)
-            wire.send(control, {"event": "spawned", "process": child}, [handle])
+            wire.send(control, {"event": "spawned"}, [handle])
             os.close(handle)
         else:
             host.close()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            init.run(control, descriptors[1:], isolation.Jail.model_validate(request["jail"]), is_root)
+            sockets, doors = descriptors[1 : 1 + len(wire.CHANNELS)], descriptors[1 + len(wire.CHANNELS) :]
+            limited = cgroups.join(doors)
+            init.run(control, sockets, isolation.Jail.model_validate(request["jail"]), is_root, watch=not limited)
     except BaseException as error:
         with contextlib.suppress(OSError):
             wire.send(control, {"event": "failed", "error": f"{error}"})
