@@ -15,7 +15,8 @@ HEAVY = {
     "IPython", "fastapi", "httpx", "ipykernel", "jupyter_client", "matplotlib", "numpy", "openai", "pandas", "pydantic",
     "rich", "torch", "typer", "xllamacpp", "zmq",
 }  # fmt: skip
-INSIDE = {"codeact.sandbox.kernelapp"}  # runs in the sandbox only, where the kernel is what is wanted
+# run in the sandbox only, where the kernel is what is wanted
+INSIDE = {"codeact.sandbox.kernelapp", "codeact.sandbox.kernelio", "codeact.sandbox.kernelserver"}
 PROGRAMS = {"codeact.__main__"}
 
 REPORT = """

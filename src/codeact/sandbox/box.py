@@ -16,19 +16,13 @@ from typing import Any
 
 from codeact.errors import FileTransferError, IsolationUnavailable, KernelStartError, SandboxError, SessionClosed
 from codeact.sandbox import cgroups, wire
-from codeact.sandbox.forkserver import ForkServer, readable, settle
+from codeact.sandbox.forkserver import REMEDY, ForkServer, settle
 from codeact.sandbox.isolation import Jail
 from codeact.sandbox.limits import Limits
 from codeact.sandbox.network import Network
 
 ANSWER_LIMIT = 20.0
 """Seconds within which process 1 answers."""
-
-REMEDY = (
-    "Remedy: allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
-    "kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces>0), run as root, or give up the "
-    "boundary with --sandbox unsafe-process."
-)
 
 
 class Box:
@@ -60,22 +54,25 @@ class Box:
         self._control, theirs = wire.pair()
         self._control.setblocking(False)
         listening = [self._listen(channel) for channel in wire.CHANNELS]
-        root = str(self._zygote.directory / "root")
-        jail = Jail(mount_point=root, readable=readable(), limits=limits, network=self.network.kind)
-        paths = [str(path) for path in self._cgroup.paths] if self._cgroup else []
         self._ready = loop.create_future()
+        doors = self._cgroup.doors() if self._cgroup else []
         try:
-            descriptors = [theirs.fileno(), *(s.fileno() for s in listening)]
-            wire.send(self._zygote.end, {"jail": jail.model_dump(), "cgroups": paths}, descriptors)
+            descriptors = [theirs.fileno(), *(s.fileno() for s in listening), *doors]
+            wire.send(
+                self._zygote.end, {"jail": Jail(limits=limits, network=self.network.kind).model_dump()}, descriptors
+            )
         except OSError as error:
             raise KernelStartError(f"the zygote is gone: {error}") from error
         finally:
             theirs.close()
             for listener in listening:
                 listener.close()
+            for door in doors:
+                os.close(door)
         loop.add_reader(self._control, self._on_control)
         try:
-            await asyncio.wait_for(asyncio.shield(self._ready), ANSWER_LIMIT)
+            async with asyncio.timeout(ANSWER_LIMIT):
+                await self._ready
         except TimeoutError as error:
             raise KernelStartError(f"the session did not come up within {ANSWER_LIMIT:.0f} seconds") from error
 
@@ -123,17 +120,19 @@ class Box:
             os.close(descriptor)
 
     def _on_failed(self, message: dict[str, Any]) -> None:
-        assert self._ready is not None
         why = str(message.get("error"))
-        error: SandboxError = IsolationUnavailable(f"the isolation cannot be built here: {why}. {REMEDY}")
-        if not self._ready.done():
+        self._fail_start(IsolationUnavailable(f"the isolation cannot be built here: {why}. {REMEDY}"))
+
+    def _fail_start(self, error: SandboxError) -> None:
+        if self._ready is not None and not self._ready.done():
             self._ready.set_exception(error)
 
     def _on_gone(self, why: str) -> None:
         if self.exited is not None and not self.exited.done():
             self.exited.set_result(why)
-        for waiting in [self._ready, *self._replies.values()]:
-            if waiting is not None and not waiting.done():
+        self._fail_start(KernelStartError(why))
+        for waiting in self._replies.values():
+            if not waiting.done():
                 waiting.set_exception(KernelStartError(why))
         self._replies.clear()
 

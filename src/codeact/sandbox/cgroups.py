@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+_TASKS = "tasks"  # a thread that moves itself: Linux takes milliseconds for a process that another one moves
 _PREFIX = "codeact-"
 _ROOT = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
@@ -19,8 +20,13 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 class Cgroup:
     """The groups of one session: one directory in version 2, one for each controller in version 1."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], door: str) -> None:
         self.paths = paths
+        self.door = door
+
+    def doors(self) -> list[int]:
+        """Descriptors by which a process joins: see ``join``. To be closed by the caller."""
+        return [os.open(path / self.door, os.O_WRONLY | os.O_CLOEXEC) for path in self.paths]
 
     def out_of_memory_kills(self) -> int:
         """How many processes the memory limit has killed so far."""
@@ -43,6 +49,19 @@ class Cgroup:
                     break
                 except OSError:
                     time.sleep(0.01)
+
+
+def join(doors: list[int]) -> bool:
+    """Enter the groups behind these descriptors; for a process of one thread. False where there is none to enter.
+
+    A group may be ours to make and not to join: the common parent decides.
+    """
+    try:
+        for door in doors:
+            os.write(door, b"0")
+    except OSError:
+        return False
+    return bool(doors)
 
 
 def create(name: str, memory: int, processes: int, root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> Cgroup | None:
@@ -91,7 +110,7 @@ class _Version2:
             raise
         with contextlib.suppress(OSError):  # no swap, no file
             (path / "memory.swap.max").write_text("0")
-        return Cgroup([path])
+        return Cgroup([path], "cgroup.procs")
 
 
 @dataclass(frozen=True)
@@ -117,11 +136,11 @@ class _Version1:
                 made.append(path)
                 (path / file).write_text(str(limit))
         except OSError:
-            Cgroup(made).remove()
+            Cgroup(made, _TASKS).remove()
             raise
         with contextlib.suppress(OSError):  # no swap, no file
             (made[0] / "memory.memsw.limit_in_bytes").write_text(str(memory))
-        return Cgroup(made)
+        return Cgroup(made, _TASKS)
 
 
 def _own(controller: str, membership: Path) -> str | None:

@@ -76,7 +76,7 @@ class Execution:
             "silent": False,
             "store_history": True,
             "user_expressions": {},
-            "allow_stdin": True,
+            "allow_stdin": False,  # calls of host tools come all the same
             "stop_on_error": False,
         }
         self.message_id = await self.channels.send(self.channels.shell, "execute_request", request)

@@ -16,11 +16,18 @@ from typing import IO, Any
 
 from codeact.errors import IsolationUnavailable, KernelStartError
 from codeact.sandbox import cgroups, environment, wire
+from codeact.sandbox.isolation import Root
 from codeact.sandbox.rundir import RunDirectory
 
 _START_LIMIT = 120.0  # seconds: a cold disk and the data stack
+REMEDY = (
+    "Remedy: allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
+    "kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces>0), run as root, or give up the "
+    "boundary with --sandbox unsafe-process."
+)
+
 PRELOAD = (
-    "codeact.sandbox.kernelapp",
+    "codeact.sandbox.kernelserver",
     "numpy",
     "pandas",
     "matplotlib.pyplot",
@@ -57,8 +64,11 @@ class ForkServer:
         self.folder = os.open(run.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @classmethod
-    async def start(cls) -> ForkServer:
-        """Start the zygote and wait until it has imported all. Raises IsolationUnavailable, KernelStartError."""
+    async def start(cls, resolves: bool = False) -> ForkServer:
+        """Start the zygote and wait until it has imported all. Raises IsolationUnavailable, KernelStartError.
+
+        ``resolves``: the sessions resolve names as the host does.
+        """
         if sys.platform != "linux":
             raise IsolationUnavailable(
                 f"the local sandbox needs Linux, this is {sys.platform}; use a Linux machine, "
@@ -80,16 +90,20 @@ class ForkServer:
                     cwd="/",
                     start_new_session=True,
                 )
-            wire.send(ours, {"preload": PRELOAD})
             server = cls(process, ours, run, errors)
+            root = Root(mount_point=str(run.path / "root"), readable=readable(), resolves=resolves)
+            wire.send(ours, {"preload": PRELOAD, "root": root.model_dump()})
         except BaseException:
             ours.close()
             errors.close()
             run.remove()
             raise
         try:
-            if await _receive(ours, _START_LIMIT) is None:
+            answer = await _receive(ours, _START_LIMIT)
+            if answer is None:
                 raise KernelStartError(f"the zygote did not start: {server.last_words()}")
+            if "error" in answer:
+                raise IsolationUnavailable(f"the isolation cannot be built here: {answer['error']}. {REMEDY}")
         except BaseException:
             process.kill()
             await server.close()

@@ -33,6 +33,7 @@ def run(control: socket.socket, sockets: list[int], jail: isolation.Jail, is_roo
     ``sockets`` listen already, on paths that only the host sees: shell, iopub, stdin, control, heartbeat.
     ``watch``: no cgroup limits memory, so measure it here.
     """
+    isolation.enter(jail, is_root)
     isolation.lock(jail, is_root)
     environment.make()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
@@ -154,12 +155,12 @@ class _Init:
             os.close(words)
             linux.prctl(linux.PR_SET_DUMPABLE, 1)
             gc.enable()
-            from codeact.sandbox import kernelapp
+            from codeact.sandbox import kernelapp, kernelserver
 
             for name, value in request["environment"].items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
             environment.enter()
-            kernelapp.serve_on(self.sockets, request["key"].encode())
+            kernelserver.serve_on(kernelapp.prepare(), self.sockets, request["key"].encode())
             code = 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0

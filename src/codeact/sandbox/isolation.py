@@ -1,12 +1,14 @@
 """How a forked process locks itself in: the boundary of the local sandbox.
 
-The order matters and is the same for root and for an ordinary user, but for who may do what: an ordinary user
-gets the right to mount from a new user namespace, root has it already and, the mounts made, becomes an unprivileged
-user of the host and enters a user namespace of its own.
+What is the same in all sessions is built once, by the zygote, which then lives in it itself:
 
-    enter_namespaces()   mount, pid, net, ipc, uts, cgroup (and user): in a process that forks once more
-    build_root()         in the child, process 1 of the new pid namespace: a root file system of its own
-    lock()               no privileges, no way to new ones, the system call filter, Landlock
+    build_root()       a root file system of read-only parts of the host's, in a mount namespace of its own
+
+and each session, whose process 1 is born into a pid namespace of its own (and a user namespace, where the host process
+is not root), goes on from there:
+
+    enter()            mount, net, ipc, uts, cgroup namespaces; its own /workspace, /tmp, /proc, terminals
+    lock()             no privileges, no way to new ones, the system call filter, Landlock
 
 Protected: files, processes, network, devices, secrets and clocks of the host; other sessions. Not protected: bugs
 of the Linux kernel in what the filter lets through, and side channels of shared hardware.
@@ -47,35 +49,33 @@ _HIDDEN_IN_PROC = (
 _BARE: list[str] = []  # made on the way to a mount in this process, which builds one root and no other
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _COPIED_FROM_ETC = ("localtime", "timezone", "mime.types", "protocols", "services", "ld.so.cache", "ld.so.conf")
-_BOUND_FROM_ETC = ("fonts", "alternatives", "ld.so.conf.d")
-_CERTIFICATES = ("ssl/certs", "pki/tls/certs", "pki/ca-trust/extracted", "ca-certificates/extracted")  # public ones
+_BOUND_FROM_ETC = (
+    *("fonts", "alternatives", "ld.so.conf.d"),
+    *("ssl/certs", "pki/tls/certs", "pki/ca-trust/extracted", "ca-certificates/extracted"),  # public certificates
+)
 
 
-class Jail(Value):
-    """What a session is given. ``readable`` are host paths that appear read-only at the same place.
+class Root(Value):
+    """What all sessions of a zygote see. ``readable`` are host paths that appear read-only at the same place.
 
-    ``mount_point`` is an empty directory of the host under which the root is built. With ``network`` ``host`` the
-    session stays in the host's network namespace; with ``names`` it has one of its own and no route, as with ``none``,
-    and whoever holds it lets some connections out.
+    ``mount_point`` is an empty directory of the host under which the root is built. ``resolves``: names, as the host
+    does.
     """
 
     mount_point: str
     readable: tuple[str, ...]
+    resolves: bool = False
+
+
+class Jail(Value):
+    """What a session is given.
+
+    With ``network`` ``host`` it stays in the host's network namespace. With ``names`` it has one of its own and no
+    route, as with ``none``: whoever holds it lets some connections out.
+    """
+
     limits: Limits
     network: Literal["none", "names", "host"] = "none"
-
-
-def enter_namespaces(jail: Jail, is_root: bool) -> None:
-    """Leave the host's namespaces. The pid namespace begins with the next child."""
-    flags = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS | linux.CLONE_NEWCGROUP
-    if jail.network != "host":
-        flags |= linux.CLONE_NEWNET
-    if is_root:
-        linux.unshare(flags)
-    else:
-        user, group = os.getuid(), os.getgid()
-        linux.unshare(flags | linux.CLONE_NEWUSER)
-        _map_ids(user, group)
 
 
 def _map_ids(user: int, group: int) -> None:
@@ -87,40 +87,48 @@ def _map_ids(user: int, group: int) -> None:
         Path("/proc/self", name).write_text(text)
 
 
-# --- the root file system ------------------------------------------------------------------------------------------
+# --- the root file system, once ------------------------------------------------------------------------------------
 
 
-def build_root(jail: Jail, is_root: bool) -> None:
-    """Build the session's root and move into it; the host's is gone afterwards."""
+def build_root(root: Root, is_root: bool) -> None:
+    """Build the root of all sessions and move into it; the host's is gone afterwards, but for its /proc.
+
+    An ordinary user gets the right to mount from a new user namespace.
+    """
+    if is_root:
+        linux.unshare(linux.CLONE_NEWNS)
+    else:
+        user, group = os.getuid(), os.getgid()
+        linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWUSER)
+        _map_ids(user, group)
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    root = jail.mount_point
-    linux.mount("tmpfs", root, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=4m,nr_inodes=4096,mode=755")
-    owner = HOST_ID if is_root else None
-    _system(root, jail)
-    _devices(root)
-    _data(root, jail, owner)
-    for path in sorted(jail.readable, key=len):
-        if not _covered(path, ("/usr", *(p for p in jail.readable if p != path))):
-            _bind(path, root + path)
+    top = root.mount_point
+    linux.mount("tmpfs", top, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=4m,nr_inodes=4096,mode=755")
+    _system(top, root.resolves)
+    _devices(top)
+    for name in ("workspace", "tmp", "proc"):
+        os.mkdir(f"{top}/{name}")
+    for path in sorted(root.readable, key=len):
+        if not _covered(path, ("/usr", *(p for p in root.readable if p != path))):
+            _bind(path, top + path)
     for path in reversed(_BARE):
         # where packages are installed in place, pip and others want to list it; it shows what is mounted there only
-        os.chmod(path, 0o555 if path.removeprefix(root) in sys.path else 0o111)
-    _proc(root)
-    linux.mount(None, root, None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV)
-    os.chdir(root)
+        os.chmod(path, 0o555 if path.removeprefix(top) in sys.path else 0o111)
+    linux.mount("/proc", f"{top}/proc", None, linux.MS_BIND | linux.MS_REC)
+    flags = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+    linux.mount(None, top, None, linux.MS_REMOUNT | flags, "size=4m,nr_inodes=4096,mode=755")
+    linux.mount(None, top, None, linux.MS_REMOUNT | linux.MS_BIND | flags)
+    os.chdir(top)
     linux.pivot_root(".", ".")
     linux.unmount(".", linux.MNT_DETACH)
-    os.chdir("/workspace")
-    socket.sethostname("sandbox")
-    if jail.network != "host":
-        _loopback_up()
+    os.chdir("/")
 
 
 def _covered(path: str, by: tuple[str, ...]) -> bool:
     return any(Path(path).is_relative_to(other) for other in by)
 
 
-def _system(root: str, jail: Jail) -> None:
+def _system(root: str, resolves: bool) -> None:
     for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         source = f"/{name}"
         if os.path.islink(source):
@@ -133,7 +141,7 @@ def _system(root: str, jail: Jail) -> None:
     for name in _COPIED_FROM_ETC:
         with contextlib.suppress(FileNotFoundError, PermissionError, IsADirectoryError):
             Path(root, "etc", name).write_bytes(Path("/etc", name).read_bytes())
-    for name in _BOUND_FROM_ETC if jail.network == "none" else (*_BOUND_FROM_ETC, *_CERTIFICATES):
+    for name in _BOUND_FROM_ETC:
         if os.path.isdir(f"/etc/{name}"):
             _bind(f"/etc/{name}", f"{root}/etc/{name}")
     home = "/tmp/home"
@@ -146,7 +154,7 @@ def _system(root: str, jail: Jail) -> None:
         "resolv.conf": "",
     }.items():
         Path(root, "etc", name).write_text(text)
-    if jail.network == "host":
+    if resolves:
         for name in ("hosts", "resolv.conf"):
             with contextlib.suppress(OSError), open(f"{root}/etc/{name}", "ab") as file:
                 file.write(Path("/etc", name).read_bytes())
@@ -157,47 +165,13 @@ def _devices(root: str) -> None:
     os.mkdir(device_root)
     for name in _DEVICES:
         _bind(f"/dev/{name}", f"{device_root}/{name}", devices=True)
-    os.mkdir(f"{device_root}/pts")
-    flags = linux.MS_NOSUID | linux.MS_NOEXEC
-    linux.mount("devpts", f"{device_root}/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=0620")
+    for name in ("pts", "shm"):
+        os.mkdir(f"{device_root}/{name}")
     for name, target in {
         "ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0",
         "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
     }.items():  # fmt: skip
         os.symlink(target, f"{device_root}/{name}")
-
-
-def _data(root: str, jail: Jail, owner: int | None) -> None:
-    """/workspace, /tmp and shared memory: one bounded tmpfs, so that one limit holds for all three."""
-    data = f"{root}/mnt"
-    flags = linux.MS_NOSUID | linux.MS_NODEV
-    linux.mount("tmpfs", data, "tmpfs", flags, f"size={jail.limits.disk},nr_inodes={_DATA_INODES},mode=755")
-    for name, mode in (("workspace", 0o755), ("tmp", 0o1777), ("shm", 0o1777), ("tmp/home", 0o700)):
-        path = f"{data}/{name}"
-        os.mkdir(path)
-        os.chmod(path, mode)
-        if owner is not None:
-            os.chown(path, owner, owner)
-    for name, target in (("workspace", "workspace"), ("tmp", "tmp"), ("shm", "dev/shm")):
-        os.mkdir(f"{root}/{target}")
-        linux.mount(f"{data}/{name}", f"{root}/{target}", None, linux.MS_BIND)
-    linux.unmount(data)
-
-
-def _proc(root: str) -> None:
-    proc = f"{root}/proc"
-    os.mkdir(proc)
-    linux.mount("proc", proc, "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
-    for name in _HIDDEN_IN_PROC:
-        path = f"{proc}/{name}"
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.isdir(path) and name != "sys":
-                flags = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
-                linux.mount("tmpfs", path, "tmpfs", flags, "size=0,nr_inodes=1,mode=555")
-            elif name == "sys":
-                _bind(path, path)
-            elif os.path.exists(path):
-                linux.mount("/dev/null", path, None, linux.MS_BIND)
 
 
 def _bind(source: str, target: str, devices: bool = False) -> None:
@@ -238,6 +212,66 @@ def _mounts_below(target: str) -> list[str]:
         if point == real or point.startswith(real + "/"):
             points.append(point)
     return points
+
+
+# --- the session's own parts ---------------------------------------------------------------------------------------
+
+
+def namespaces(is_root: bool) -> int:
+    """The flags with which process 1 of a session is forked."""
+    return linux.CLONE_NEWPID | (0 if is_root else linux.CLONE_NEWUSER)
+
+
+def enter(jail: Jail, is_root: bool) -> None:
+    """Leave the namespaces that are left and get files of one's own. For process 1, before anything else runs."""
+    if not is_root:
+        _map_ids(INSIDE_ID, INSIDE_ID)
+    flags = linux.CLONE_NEWNS | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
+    if jail.network != "host":
+        flags |= linux.CLONE_NEWNET
+    linux.unshare(flags | linux.CLONE_NEWCGROUP)  # its control group, joined already, looks like the root of all
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    _data(jail, HOST_ID if is_root else None)
+    flags = linux.MS_NOSUID | linux.MS_NOEXEC
+    linux.mount("devpts", "/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=0620")
+    _proc()
+    os.chdir("/workspace")
+    socket.sethostname("sandbox")
+    if jail.network != "host":
+        _loopback_up()
+
+
+def _data(jail: Jail, owner: int | None) -> None:
+    """/workspace, /tmp and shared memory: one bounded tmpfs, so that one limit holds for all three."""
+    flags = linux.MS_NOSUID | linux.MS_NODEV
+    linux.mount("tmpfs", "/mnt", "tmpfs", flags, f"size={jail.limits.disk},nr_inodes={_DATA_INODES},mode=755")
+    for name, mode in (("workspace", 0o755), ("tmp", 0o1777), ("shm", 0o1777), ("tmp/home", 0o700)):
+        path = f"/mnt/{name}"
+        os.mkdir(path)
+        os.chmod(path, mode)
+        if owner is not None:
+            os.chown(path, owner, owner)
+    for name, target in (("workspace", "/workspace"), ("tmp", "/tmp"), ("shm", "/dev/shm")):
+        linux.mount(f"/mnt/{name}", target, None, linux.MS_BIND)
+    linux.unmount("/mnt")
+
+
+def _proc() -> None:
+    """The session's own /proc in place of the host's."""
+    flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+    with contextlib.suppress(OSError):  # locked where the user namespace is a new one: then it is covered for good
+        linux.unmount("/proc", linux.MNT_DETACH)
+    linux.mount("proc", "/proc", "proc", flags)
+    for name in _HIDDEN_IN_PROC:
+        path = f"/proc/{name}"
+        with contextlib.suppress(FileNotFoundError):
+            kind = os.stat(path).st_mode
+            if name == "sys":
+                _bind(path, path)
+            elif stat.S_ISDIR(kind):
+                linux.mount("tmpfs", path, "tmpfs", flags | linux.MS_RDONLY, "size=0,nr_inodes=1,mode=555")
+            else:
+                linux.mount("/dev/null", path, None, linux.MS_BIND)
 
 
 def _loopback_up() -> None:

@@ -1,25 +1,41 @@
-"""The kernel: ipykernel, told to report what each execution changed and to let code call the host's tools.
+"""The kernel: IPython behind the Jupyter protocol, made to be forked.
 
-Runs inside the sandbox. On top of the Jupyter protocol it adds, and a plain client never notices:
+ipykernel's kernel object answers the requests, so magics, completion, widgets and rich display are what users of
+Jupyter know. What moves the messages is our own, because ipykernel's way (eleven threads, a tornado loop, sockets
+between them) takes longer to start than all else in a session and is most of an execution's time:
+
+- ``Kernel.instance()`` can be made before the fork, which costs a session nothing;
+- the main thread has an asyncio loop, takes requests from the shell socket and runs the code;
+- one more thread (``kernelserver``) answers control and heartbeat and sends output that waits.
+
+On top of the protocol, and a plain client never notices:
 
 - ``codeact`` in the content of every ``execute_reply``: names added, changed, removed;
 - ``codeact_state_request`` on the control channel, answered with the live names even while code runs;
 - ``input_request`` whose prompt begins with ``CALL_MARK`` for a call of a host tool: the rest is JSON
   ``{"tool", "arguments"}``, the reply's value is JSON ``{"result"}`` or ``{"error", "kind"}``.
 
-``python -m codeact.sandbox.kernelapp -f FILE`` runs it as an ordinary Jupyter kernel, without any boundary.
+Left out: the debugger, subshells, the history database (``history_request`` knows this session's), GUI loops.
+
+Source: Jupyter messaging protocol 5.4 (jupyter-client.readthedocs.io/en/stable/messaging.html).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fnmatch
+import functools
 import json
+import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 # A debugger would double the start and the memory of every session, for a client that the model is not.
@@ -29,20 +45,17 @@ import ipykernel.debugger  # noqa: F401
 del sys.modules["debugpy"]
 
 import zmq
-from ipykernel.heartbeat import Heartbeat
-from ipykernel.iostream import OutStream
 from ipykernel.ipkernel import IPythonKernel
-from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQInteractiveShell
+from IPython.core.profiledir import ProfileDir
+from jupyter_client.session import Session
 from traitlets.config import Config
 
 from codeact.sandbox import state
-from codeact.sandbox.wire import CALL_MARK, CHANNELS
+from codeact.sandbox.kernelio import Interrupts, Publisher, Sender, ignore_interrupts, pack
+from codeact.sandbox.wire import CALL_MARK
 
-_UNSENT = 1 << 20  # characters written before a write waits until they are sent
-
-LARGEST_OUTPUT = 24 << 20
-"""Bytes of one displayed output; the host's side takes a little more in one message and hangs up beyond."""
+_ASKED_AGAIN = 5.0  # seconds in which a client that has just come connects its stdin
 
 
 class ToolFailed(Exception):
@@ -62,6 +75,9 @@ class Forgetful(defaultdict[int, list[Any]]):
 class Shell(ZMQInteractiveShell):  # type: ignore[misc]
     """IPython's shell without its second copy of every output, kept for ``%notebook``, which never shrinks."""
 
+    def _ipython_dir_changed(self, change: object) -> None:
+        """Make no directory before there is something to put into it."""
+
     @contextlib.contextmanager
     def _tee(self, channel: str) -> Iterator[None]:
         yield
@@ -71,16 +87,61 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]
         self.history_manager.outputs = Forgetful()
 
 
+Shell.__name__ = "ZMQInteractiveShell"  # by which libraries tell that they are in a notebook
+
+
+class Profile(ProfileDir):
+    """IPython's directory of settings, which is not made before somebody writes into it."""
+
+    def _location_changed(self, change: object) -> None:
+        pass
+
+    def check_dirs(self) -> None:
+        pass
+
+
 class Kernel(IPythonKernel):  # type: ignore[misc]
-    """The kernel of a session."""
+    """The kernel of a session. Made by ``prepare``; ``attach`` gives it its sockets."""
 
     shell_class = Shell
+    _execute_sleep = 0.0
+    _supports_kernel_subshells = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._announcement: tuple[Any, ...] = ()
+        self._asking = threading.Lock()
+        self.interrupts = Interrupts()
         self.control_handlers["codeact_state_request"] = self.codeact_state_request
         self.shell.user_ns_hidden["call_host"] = None
+        # where ipykernel asks whether code runs in the main thread
+        self.shell_channel_thread = SimpleNamespace(parent_thread=threading.main_thread())
+
+    # where ipykernel expects tornado's streams
+    shell_stream: Any = None
+    control_stream: Any = None
+
+    def attach(
+        self, iopub: Publisher, shell: Sender, stdin: zmq.Socket[bytes], control: Any, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Take the sockets of a session."""
+        self.iopub_socket = self.shell.displayhook.pub_socket = self.shell.display_pub.pub_socket = iopub
+        self.shell_stream, self.control_stream = shell, control
+        self.stdin_socket = stdin
+        self.loop = loop
+        self.io_loop = _Loop(loop)
+
+    # --- requests on the shell channel ---
+
+    async def handle(self, frames: list[Any]) -> None:
+        """Answer one message of the shell channel; one after the other."""
+        await self.shell_main(None, frames)
+
+    def pre_handler_hook(self) -> None:
+        signal.signal(signal.SIGINT, self.interrupts.handle)
+
+    def post_handler_hook(self) -> None:
+        ignore_interrupts()
 
     def _publish_execute_input(self, *arguments: Any) -> None:
         self._announcement = arguments  # made by do_execute, from where on an interrupt is answered
@@ -97,8 +158,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             reply = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
             reply |= {"execution_count": self.shell.execution_count, "user_expressions": {}, "payload": []}
         self._announcement = ()
-        with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late from here on; ipykernel sets it anew
+        ignore_interrupts()  # too late from here on
         if before is not None:
             reply["codeact"] = state.changes(before, state.snapshot(self.shell.user_ns))
         return reply
@@ -111,7 +171,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
         def interrupt(number: int, frame: object) -> None:
             if asyncio.current_task(loop) is future:  # between two awaits, where cancelling would not reach
-                raise KeyboardInterrupt
+                self.interrupts.handle(number, frame)
 
         signal.signal(signal.SIGINT, interrupt)
         try:
@@ -119,16 +179,100 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         finally:
             loop.remove_signal_handler(signal.SIGINT)
 
+    def _abort_queues(self, subshell_id: str | None = None) -> None:
+        """After an error: refuse the executions that wait already, and no later ones."""
+        self._aborting = True
+        self.take_waiting()
+
+        async def stop_aborting() -> None:
+            async with self._main_asyncio_lock:  # behind those that wait
+                self._aborting = False
+
+        self.aborting = self.loop.create_task(stop_aborting())
+
+    def take_waiting(self) -> None:
+        """Take in the requests that have come; see ``kernelserver``."""
+
+    def do_history(
+        self,
+        hist_access_type: str,
+        output: bool,
+        raw: bool,
+        session: int = 0,
+        start: int = 0,
+        stop: int | None = None,
+        n: int | None = None,
+        pattern: str | None = None,
+        unique: bool = False,
+    ) -> dict[str, Any]:
+        """The history of this session: there is no database of earlier ones."""
+        manager = self.shell.history_manager
+        inputs = manager.input_hist_raw if raw else manager.input_hist_parsed
+        entries = [(0, line, text) for line, text in enumerate(inputs) if line]
+        if hist_access_type == "range":
+            first = start if start >= 0 else len(inputs) + start
+            entries = [e for e in entries if first <= e[1] and (stop is None or e[1] < stop)] if not session else []
+        elif hist_access_type == "search":
+            entries = [e for e in entries if fnmatch.fnmatchcase(e[2], pattern or "*")]
+            if unique:
+                entries = list({text: (s, line, text) for s, line, text in entries}.values())
+        if n is not None and hist_access_type != "range":
+            entries = entries[-n:] if n > 0 else []
+        with_output = [(s, line, (text, manager.output_hist_reprs.get(line))) for s, line, text in entries]
+        return {"status": "ok", "history": with_output if output else entries}
+
+    # --- requests on the control channel, answered in a thread of their own ---
+
     async def codeact_state_request(self, stream: Any, ident: Any, parent: Any) -> None:
         names = [description for _, description in state.snapshot(self.shell.user_ns).values()]
         content = {"status": "ok", "variables": names[:500]}
         self.session.send(stream, "codeact_state_reply", content, parent, ident=ident)
 
-    def raw_input(self, prompt: str = "") -> str:
-        raise EOFError("input() has nobody to ask here; put the value into the code")
+    async def shutdown_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        content = {"status": "ok", "restart": bool(parent["content"].get("restart", False))}
+        self.session.send(stream, "shutdown_reply", content, parent, ident=ident)
+        self.session.send(self.iopub_socket, "shutdown_reply", content, parent, ident=self._topic("shutdown"))
+        self.loop.call_soon_threadsafe(self.loop.stop)
 
-    def getpass(self, *_: Any, **__: Any) -> str:
-        raise EOFError("getpass() has nobody to ask here")
+    # --- questions to the other side ---
+
+    def raw_input(self, prompt: str = "") -> str:
+        if not self._allow_stdin:
+            raise EOFError("input() has nobody to ask here; put the value into the code")
+        return str(super().raw_input(prompt))
+
+    def getpass(self, *arguments: Any, **options: Any) -> str:
+        if not self._allow_stdin:
+            raise EOFError("getpass() has nobody to ask here")
+        return str(super().getpass(*arguments, **options))
+
+    def _input_request(self, prompt: str, ident: Any, parent: Any, password: bool = False) -> str:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with self._asking:
+            while self.stdin_socket.poll(0):
+                self.stdin_socket.recv_multipart()  # an answer that nobody waits for any more
+            request = self.session.msg("input_request", {"prompt": prompt, "password": password}, parent=parent)
+            self._ask(request, ident)
+            while True:
+                if not self.stdin_socket.poll(100):
+                    continue  # each time, an interrupt gets through
+                _, reply = self.session.recv(self.stdin_socket)
+                # plain clients name no parent
+                if reply and reply["parent_header"].get("msg_id", request["msg_id"]) == request["msg_id"]:
+                    return str(reply["content"]["value"])
+
+    def _ask(self, request: dict[str, Any], ident: Any) -> None:
+        deadline = time.monotonic() + _ASKED_AGAIN
+        while True:
+            try:
+                with self.interrupts:
+                    self.session.send(self.stdin_socket, request, ident=ident)
+                return
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH or time.monotonic() > deadline:
+                    raise EOFError("there is nobody to ask") from error
+                time.sleep(0.01)
 
     def call_host(self, tool: str, arguments: dict[str, Any]) -> Any:
         """Have the host run a tool. Raises ToolFailed with the tool's message."""
@@ -140,126 +284,56 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         return answer["result"]
 
 
+class _Loop:
+    """What libraries use of ``kernel.io_loop``, which was tornado's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.asyncio_loop = loop
+
+    def add_callback(self, callback: Any, *arguments: Any, **options: Any) -> None:
+        def call() -> None:
+            outcome = callback(*arguments, **options)
+            if asyncio.iscoroutine(outcome):
+                self.asyncio_loop.create_task(outcome)
+
+        self.asyncio_loop.call_soon_threadsafe(call)
+
+    def call_later(self, delay: float, callback: Any, *arguments: Any, **options: Any) -> object:
+        return self.asyncio_loop.call_later(delay, lambda: self.add_callback(callback, *arguments, **options))
+
+    def stop(self) -> None:
+        self.asyncio_loop.call_soon_threadsafe(self.asyncio_loop.stop)
+
+
 def call_host(tool: str, arguments: dict[str, Any]) -> Any:
     """What the stubs of host tools in the kernel call."""
     return Kernel.instance().call_host(tool, arguments)
 
 
-class Stream(OutStream):  # type: ignore[misc]
-    """A stdout or stderr that waits for its reader: a flood is slowed down, not heaped up in the kernel's memory."""
-
-    _unsent = 0
-
-    def write(self, string: str) -> int | None:
-        for start in range(0, len(string), _UNSENT) or (0,):
-            piece = string[start : start + _UNSENT]
-            super().write(piece)
-            self._unsent += len(piece)
-            if self._unsent >= _UNSENT and self._is_master_process():
-                self._unsent = 0
-                self.flush()
-        return len(string)
-
-
-class App(IPKernelApp):  # type: ignore[misc]
-    """ipykernel's application over five sockets that listen already, instead of over ports that it binds."""
-
-    listening: dict[int, int] = {}  # noqa: RUF012  # port -> file descriptor
-
-    def _try_bind_socket(self, s: zmq.Socket[bytes], port: int) -> int:
-        if s.type == zmq.XPUB:  # a slow reader slows the code down, it neither loses output nor heaps it up here
-            s.setsockopt(zmq.XPUB_NODROP, 1)
-            s.setsockopt(zmq.SNDHWM, 16)
-        _bind(s, self.listening[port], port)
-        return port
-
-    def init_iopub(self, context: zmq.Context[Any]) -> None:
-        super().init_iopub(context)
-        send = self.iopub_thread.send_multipart
-
-        def send_bounded(frames: list[bytes], *arguments: Any, **options: Any) -> None:
-            size = sum(memoryview(frame).nbytes for frame in frames)
-            if size > LARGEST_OUTPUT:
-                _, rest = self.session.feed_identities(frames)
-                text = f"[An output of {size >> 20} MiB is too large to be shown and was left out.]\n"
-                message = self.session.msg("stream", {"name": "stderr", "text": text}, parent=json.loads(rest[2]))
-                frames = self.session.serialize(message, ident=b"stream.stderr")
-            send(frames, *arguments, **options)
-
-        self.iopub_thread.send_multipart = send_bounded
-
-    def init_heartbeat(self) -> None:
-        self.heartbeat = _Heartbeat(zmq.Context(), ("ipc", self.ip, self.hb_port))
-        self.heartbeat.descriptor = self.listening[self.hb_port]
-        self.heartbeat.start()
-
-    def init_control(self, context: zmq.Context[Any]) -> None:
-        from ipykernel.control import ControlThread
-        from ipykernel.shellchannel import ShellChannelThread
-
-        self.control_socket = context.socket(zmq.ROUTER)
-        self.control_socket.linger = 1000
-        self.control_port: int = self._bind_socket(self.control_socket, self.control_port)
-        self.control_socket.router_handover = 1
-        self.debugpy_socket = context.socket(zmq.STREAM)
-        self.debug_shell_socket = context.socket(zmq.DEALER)
-        self.control_thread = ControlThread(daemon=True)
-        self.shell_channel_thread = ShellChannelThread(context, daemon=True)
-
-    def parse_command_line(self, argv: list[str] | None = None) -> None:
-        """There is none, and making the parser for it would take as long as making the shell."""
-
-    def load_config_file(self, suppress_errors: bool = True) -> None:
-        """A new session has no files of configuration, and reads none."""
-
-    def init_connection_file(self) -> None:
-        pass
-
-    def write_connection_file(self, **_: Any) -> None:
-        pass
-
-    def cleanup_connection_file(self) -> None:
-        pass
-
-
-class _Heartbeat(Heartbeat):  # type: ignore[misc]
-    descriptor: int
-
-    def _try_bind_socket(self) -> None:
-        _bind(self.socket, self.descriptor, self.port)
-
-
-def _bind(socket: zmq.Socket[bytes], descriptor: int, port: int) -> None:
-    socket.setsockopt(zmq.USE_FD, os.dup(descriptor))
-    socket.bind(f"ipc:///kernel-{port}")  # a name only: the descriptor listens elsewhere, out of sight
-
-
-def _configuration() -> Config:
+@functools.cache
+def prepare() -> Kernel:
+    """The kernel object, made once: before the fork where there is one, and so the same for every session."""
     settings = Config()
     settings.HistoryManager.enabled = False
-    settings.IPKernelApp.log_level = 50
-    settings.IPKernelApp.kernel_class = Kernel
-    settings.IPKernelApp.outstream_class = "codeact.sandbox.kernelapp.Stream"
-    return settings
+    settings.IPKernelApp.kernel_class = Kernel  # which says to libraries that they are in a notebook
+    log = logging.getLogger("codeact.kernel")
+    log.addHandler(logging.NullHandler())
+    log.propagate = False
+    session = Session(key=b"")
+    session.pack = pack
+    profile = Profile(location=os.path.expanduser("~/.ipython/profile_default"))
+    kernel: Kernel = Kernel.instance(config=settings, session=session, log=log, profile_dir=profile)
+    _interruptible_debugger()
+    with contextlib.suppress(Exception):  # a magic that remembers things, not worth a session
+        kernel.shell.extension_manager.load_extension("storemagic")
+    return kernel
 
 
-def serve_on(descriptors: list[int], key: bytes) -> None:
-    """Run the kernel over five listening Unix sockets (in the order of CHANNELS) until it is told to shut down."""
-    sys.path.insert(0, "")  # modules that the code writes into its working directory
-    App.listening = dict(enumerate(descriptors, 1))
-    app = App.instance(config=_configuration(), transport="ipc", ip="/kernel")
-    for port, channel in enumerate(CHANNELS, 1):
-        setattr(app, f"{channel}_port", port)
-    app.session.key = key
-    app.initialize([])
-    app.start()
+def _interruptible_debugger() -> None:
+    import pdb
 
+    from IPython.core import debugger
 
-def main() -> None:
-    IPKernelApp.launch_instance(config=_configuration())
-
-
-if __name__ == "__main__":
-    from codeact.sandbox import kernelapp  # under its own name, so that there is one class Kernel
-
-    kernelapp.main()
+    for module in (debugger, pdb):
+        vars(module)["Pdb"] = debugger.InterruptiblePdb
+    vars(pdb)["set_trace"] = debugger.set_trace

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import struct
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
@@ -30,12 +31,15 @@ _SCOPE_ABSTRACT_UNIX_AND_SIGNAL = 3
 # Landlock's calls have the same numbers everywhere; pivot_root and capset do not.
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_CLONE = {"x86_64": 56, "aarch64": 220}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 
 _OPENAT2, _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 437, 2, 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_holding_the_lock = ctypes.PyDLL(None, use_errno=True)  # so that the child's only thread is the one that Python expects
+_holding_the_lock.syscall.restype = ctypes.c_long
 
 
 def _check(outcome: int, what: str) -> int:
@@ -51,6 +55,20 @@ def _c(text: str | None) -> bytes | None:
 
 def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
+
+
+def fork_into(flags: int) -> int:
+    """``os.fork()`` with a child that begins in new namespaces.
+
+    For a child that starts no thread before it forks once more in the usual way: the C library is not told of the fork.
+    """
+    ctypes.pythonapi.PyOS_BeforeFork()
+    outcome = int(_holding_the_lock.syscall(_CLONE[os.uname().machine], flags | signal.SIGCHLD, 0, 0, 0, 0))
+    number = ctypes.get_errno()
+    ctypes.pythonapi.PyOS_AfterFork_Parent() if outcome else ctypes.pythonapi.PyOS_AfterFork_Child()
+    if outcome < 0:
+        raise OSError(number, f"clone: {os.strerror(number)}")
+    return outcome
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:

@@ -75,7 +75,7 @@ class LocalSandbox(KernelSandbox):
             if self._zygote is None or not self._zygote.alive:
                 if self._zygote is not None:
                     await self._zygote.close()
-                self._zygote = await ForkServer.start()
+                self._zygote = await ForkServer.start(resolves=self.network.kind == "host")
             return LocalSession(id, self.limits, tools, self._zygote, self.network)
 
     async def close(self) -> None:

@@ -59,7 +59,7 @@ class ProcessSession(KernelSession):
             f"{run}.json", transport="ipc", ip=str(run), key=secrets.token_hex(32).encode()
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "codeact.sandbox.kernelapp", "-f", file],
+            [sys.executable, "-m", "codeact.sandbox.kernelserver", "-f", file],
             cwd=self.workspace,
             env=_environment(),
             stdin=subprocess.DEVNULL,

@@ -1,11 +1,11 @@
 """The zygote: one process with IPython and the data stack already imported. Each session is a fork of it.
 
-    host process ──pair── zygote ──fork── (supervisor: leaves the host's namespaces, forks, exits)
-         │                                    └─fork── process 1 of the session: locked in, owns the kernel
-         └────────────────pair───────────────────────┘      └─fork── the kernel (codeact.sandbox.kernelapp)
+    host process ──pair── zygote ──clone── process 1 of the session: locked in, owns the kernel
+         └────────────────pair──────────────────┘      └─fork── the kernel (codeact.sandbox.kernelserver)
 
-The zygote itself runs no code of a model, opens no connection and starts with a scrubbed environment, so that a
-fork of it holds no secret. It ends when the host's end of its pair closes; each session ends with its own pair.
+The zygote runs no code of a model, opens no connection, starts with a scrubbed environment and lives in the root file
+system that it makes for its sessions, so that a fork of it holds no secret. It ends when the host's end of its pair
+closes; each session ends with its own pair.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import socket
 import sys
 from typing import Any
 
-from codeact.sandbox import environment, init, isolation, linux, wire
+from codeact.sandbox import cgroups, environment, init, isolation, linux, wire
 
 
 def preload(modules: list[str]) -> list[str]:
@@ -41,11 +41,19 @@ def main() -> None:
     first = wire.receive(host)
     if first is None:
         return
-    wire.send(host, {"loaded": preload(first[0]["preload"])})
+    is_root = os.geteuid() == 0 and linux.has_capability(linux.CAP_SYS_ADMIN)
+    preload(first[0]["preload"])
     environment.plan()
+    if "codeact.sandbox.kernelapp" in sys.modules:
+        sys.modules["codeact.sandbox.kernelapp"].prepare()
+    try:
+        isolation.build_root(isolation.Root.model_validate(first[0]["root"]), is_root)
+    except OSError as error:
+        wire.send(host, {"error": f"{error}"})
+        return
     gc.collect()
     gc.freeze()  # keeps the collector of every fork from touching, and so copying, these pages
-    is_root = os.geteuid() == 0 and linux.has_capability(linux.CAP_SYS_ADMIN)
+    wire.send(host, {"ready": True})
     wake = _wake_on_child()
     while True:
         readable, _, _ = select.select([host.fileno(), wake], [], [])
@@ -66,17 +74,6 @@ def _wake_on_child() -> int:
     return read
 
 
-def _join(cgroups: list[str]) -> bool:
-    """Enter these groups. A group may be made and yet not be entered: where the common parent is not ours to write."""
-    try:
-        for path in cgroups:
-            with open(os.path.join(path, "cgroup.procs"), "w") as file:
-                file.write(str(os.getpid()))
-    except OSError:
-        return False
-    return True
-
-
 def _reap() -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -85,30 +82,29 @@ def _reap() -> None:
 
 def _spawn(host: socket.socket, request: dict[str, Any], descriptors: list[int], is_root: bool) -> None:
     """Fork one session. Whatever fails is told to the host over the session's own pair."""
-    child = os.fork()
-    if child:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        return
     control = socket.socket(fileno=descriptors[0])
+    child = 0
     try:
-        host.close()
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        jail = isolation.Jail.model_validate(request["jail"])
-        limited = bool(request["cgroups"]) and _join(request["cgroups"])
-        isolation.enter_namespaces(jail, is_root)
-        first = os.fork()
-        if first:
-            handle = os.pidfd_open(first)
+        child = linux.fork_into(isolation.namespaces(is_root))
+        if child:
+            handle = os.pidfd_open(child)
             wire.send(control, {"event": "spawned"}, [handle])
+            os.close(handle)
         else:
-            isolation.build_root(jail, is_root)
-            init.run(control, descriptors[1:], jail, is_root, watch=not limited)
+            host.close()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            sockets, doors = descriptors[1 : 1 + len(wire.CHANNELS)], descriptors[1 + len(wire.CHANNELS) :]
+            limited = cgroups.join(doors)
+            init.run(control, sockets, isolation.Jail.model_validate(request["jail"]), is_root, watch=not limited)
     except BaseException as error:
         with contextlib.suppress(OSError):
             wire.send(control, {"event": "failed", "error": f"{error}"})
-    os._exit(0)
+    if not child and os.getpid() == 1:
+        os._exit(0)
+    control.close()
+    for descriptor in descriptors[1:]:
+        os.close(descriptor)
 
 
 if __name__ == "__main__":

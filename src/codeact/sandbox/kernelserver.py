@@ -1,0 +1,234 @@
+"""Moves messages between a kernel and its five sockets: two threads, an asyncio loop, and nothing in between.
+
+Runs inside the sandbox. Everything here that is made anew for each session is counted in its start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from codeact.sandbox.kernelapp import Kernel, prepare
+from codeact.sandbox.kernelio import Interrupts, Publisher, Sender, Stream, has_come, ignore_interrupts
+from codeact.sandbox.wire import CHANNELS
+
+_KINDS: Final = {"shell": zmq.ROUTER, "iopub": zmq.XPUB, "stdin": zmq.ROUTER, "control": zmq.ROUTER, "hb": zmq.ROUTER}
+_GATHER = 0.05  # seconds that printed text waits for more before the second thread sends it
+_PARENT_CHECK = 1.0  # seconds between two looks at whether the process that started this kernel lives
+
+Bind = Callable[["zmq.Socket[bytes]", str], object]
+
+
+class Server:
+    """A kernel at work on its sockets."""
+
+    def __init__(self, kernel: Kernel, key: bytes, bind: Bind) -> None:
+        self.kernel = kernel
+        kernel.session.key = key
+        kernel.session.session = uuid.uuid4().hex
+        kernel.session.pid = os.getpid()  # a fork of this process may not send
+        kernel.ident = uuid.uuid4().hex
+        kernel.shell.displayhook.topic = kernel._topic("execute_result")
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        sockets = {channel: context.socket(_KINDS[channel]) for channel in CHANNELS}
+        for channel, socket in sockets.items():
+            socket.linger = 1000
+            socket.setsockopt(zmq.ROUTER_HANDOVER, 1) if _KINDS[channel] == zmq.ROUTER else None
+            bind(socket, channel)
+        sockets["stdin"].setsockopt(zmq.ROUTER_MANDATORY, 1)  # rather an error than a question that nobody hears
+        # a slow reader slows the code down: it neither loses output nor heaps it up here
+        sockets["iopub"].setsockopt(zmq.XPUB_NODROP, 1)
+        self.shell, self.control, self.heartbeat = sockets["shell"], sockets["control"], sockets["hb"]
+        self.interrupts: Interrupts = kernel.interrupts
+        self.iopub = Publisher(sockets["iopub"], self.interrupts, kernel.session)
+        self.iopub.after = self.iopub.welcome
+        kernel.attach(self.iopub, Sender(self.shell, self.interrupts), sockets["stdin"], self.control, self.loop)
+        kernel.take_waiting = self.take_requests  # type: ignore[method-assign]
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def _begin(self) -> None:
+        """What every session has of its own in the interpreter."""
+        sys.path.insert(0, "")  # modules that the code writes into its working directory
+        sys.argv = [""]
+        self.kernel.shell.user_ns["_dh"][:] = [os.getcwd()]
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            numpy.random.seed()  # or every fork would draw the same numbers
+
+    def run(self) -> None:
+        """Until the kernel is told to shut down, or the process that started it is gone."""
+        self._begin()
+        streams = [
+            Stream(name, descriptor, self.kernel.session, self.iopub, self._parent)
+            for name, descriptor in (("stdout", 1), ("stderr", 2))
+        ]
+        sys.stdout, sys.stderr = streams
+        helper = Helper(self, streams)
+        ignore_interrupts()
+        self.loop.add_reader(int(self.shell.get(zmq.FD)), self.take_requests)
+        self.loop.call_soon(self.take_requests)
+        helper.start()
+        self.kernel._publish_status("starting", "shell")
+        try:
+            self.loop.run_forever()
+        finally:
+            helper.stop()
+            for stream in streams:
+                with contextlib.suppress(Exception):
+                    stream.flush()
+            self.iopub.socket.close(linger=1000)
+            self.shell.close(linger=1000)
+
+    def _parent(self) -> dict[str, Any]:
+        """The request to which output belongs, whichever thread makes it."""
+        return self.kernel.get_parent("shell")  # type: ignore[no-any-return]
+
+    def take_requests(self) -> None:
+        """Read all that has come on the shell channel; ZeroMQ tells of it once only."""
+        while has_come(self.shell):
+            frames = self.shell.recv_multipart(zmq.NOBLOCK, copy=False)
+            task = self.loop.create_task(self._handle(frames))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _handle(self, frames: list[Any]) -> None:
+        try:
+            await self.kernel.handle(frames)
+        except KeyboardInterrupt:
+            pass  # too late for the code, and nothing else is to be stopped
+        finally:
+            self.loop.call_soon(self.take_requests)  # the reply may have swallowed the sign of a new request
+
+
+class Helper(threading.Thread):
+    """The second thread: control and heartbeat, output of other processes, output that has waited long enough."""
+
+    def __init__(self, server: Server, streams: list[Stream]) -> None:
+        super().__init__(name="Control", daemon=True)  # by this name ipykernel tells the channel of a request
+        self.server = server
+        self.streams = streams
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopping = False
+        self._gathering = False
+        self._parent = _parent_process()
+        self._poll = select.poll()
+        for descriptor in (
+            self._wake,
+            *(stream.pipe for stream in streams),
+            *(int(s.get(zmq.FD)) for s in (server.control, server.heartbeat, server.iopub.socket)),
+        ):
+            self._poll.register(descriptor, select.POLLIN)
+        for stream in streams:
+            stream.wake = self._gather
+
+    def _gather(self) -> None:
+        if not self._gathering and threading.current_thread() is not self:
+            self._gathering = True
+            os.eventfd_write(self._wake, 1)
+
+    def stop(self) -> None:
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+        self.join(5)
+
+    def run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        pause = _PARENT_CHECK * 1000 if self._parent else None
+        while not self._stopping:
+            ready = {descriptor for descriptor, _ in self._poll.poll(_GATHER * 1000 if self._gathering else pause)}
+            if self._wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+            elif self._gathering:  # what was printed has waited long enough
+                self._gathering = False
+                for stream in self.streams:
+                    stream.flush_if_idle()
+            for stream in self.streams:
+                if stream.pipe in ready:
+                    stream.read_pipe()
+            self.server.iopub.welcome()
+            self._answer()
+            if self._parent and os.getppid() != self._parent:
+                os._exit(1)
+        self.server.control.close(linger=1000)
+        self.server.heartbeat.close(linger=0)
+
+    def _answer(self) -> None:
+        heartbeat, control = self.server.heartbeat, self.server.control
+        while has_come(heartbeat):
+            heartbeat.send_multipart(heartbeat.recv_multipart())
+        while has_come(control):
+            frames = control.recv_multipart(copy=False)
+            try:
+                _finish(self.server.kernel.process_control(frames))
+            except Exception:
+                self.server.kernel.log.exception("a control request failed")
+
+
+def _finish(coroutine: Any) -> None:
+    """Run a handler that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise RuntimeError("a handler of the control channel may not wait")
+
+
+def _parent_process() -> int:
+    """The process whose end is to be the kernel's, 0 where there is none."""
+    told = os.environ.get("JPY_PARENT_PID", "")
+    return os.getppid() if told.isdigit() and int(told) == os.getppid() else 0
+
+
+def serve_on(kernel: Kernel, descriptors: list[int], key: bytes) -> None:
+    """Run a kernel over five listening Unix sockets (in the order of CHANNELS) until it is told to shut down."""
+
+    def bind(socket: zmq.Socket[bytes], channel: str) -> None:
+        if channel == "iopub":
+            socket.setsockopt(zmq.SNDHWM, 16)
+        number = CHANNELS.index(channel)
+        socket.setsockopt(zmq.USE_FD, descriptors[number])
+        socket.bind(f"ipc:///kernel-{number + 1}")  # a name only: the descriptor listens elsewhere, out of sight
+
+    Server(kernel, key, bind).run()
+
+
+def serve_file(path: str) -> None:
+    """Run a kernel as a connection file says (Jupyter's; transports tcp and ipc). Raises OSError, ValueError."""
+    told = json.loads(Path(path).read_text())
+    if told.get("signature_scheme", "hmac-sha256") != "hmac-sha256":
+        raise ValueError(f"the signature scheme {told['signature_scheme']!r} is not known; hmac-sha256 is")
+    between = ":" if told["transport"] == "tcp" else "-"
+
+    def bind(socket: zmq.Socket[bytes], channel: str) -> None:
+        if channel == "iopub":
+            socket.setsockopt(zmq.SNDHWM, 16)
+        socket.bind(f"{told['transport']}://{told['ip']}{between}{told[f'{channel}_port']}")
+
+    Server(prepare(), str(told["key"]).encode(), bind).run()
+
+
+def main() -> None:
+    """``python -m codeact.sandbox.kernelserver -f FILE``: an ordinary Jupyter kernel, without any boundary."""
+    if len(sys.argv) != 3 or sys.argv[1] != "-f" or not os.path.exists(sys.argv[2]):
+        sys.exit("usage: python -m codeact.sandbox.kernelserver -f CONNECTION_FILE")
+    serve_file(sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()
