@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,10 +14,11 @@ import pytest_asyncio
 
 from codeact.contracts import Sandbox, Session
 from codeact.sandbox import Sandbox as make_sandbox
+from codeact.sandbox import environment
 from tests.sandbox.as_user import LIMITS
 from tests.sandbox.web import wheel
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+in_module = pytest.mark.asyncio(loop_scope="module")
 
 OWN = "/tmp/home/.venv"
 PACKAGES = f"{OWN}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
@@ -33,6 +36,7 @@ async def put(session: Session, built: Path) -> str:
     return f"./{built.name}"
 
 
+@in_module
 async def test_the_kernel_and_its_children_are_in_it(shared: Session) -> None:
     code = "import sys, site\nprint(sys.executable, sys.prefix, sys.base_prefix != sys.prefix, *site.getsitepackages())"
     assert (await shared.run(code)).stdout.split() == [f"{OWN}/bin/python", OWN, "True", PACKAGES]
@@ -41,6 +45,7 @@ async def test_the_kernel_and_its_children_are_in_it(shared: Session) -> None:
     assert (await shared.run("!which python pip")).stdout.split() == [f"{OWN}/bin/python", f"{OWN}/bin/pip"]
 
 
+@in_module
 @pytest.mark.parametrize("install", ["%pip install {}", "!pip install {}", SUBPROCESS])
 async def test_an_uploaded_wheel_installs_without_a_network(session: Session, tmp_path: Path, install: str) -> None:
     assert (await session.run("import importlib.util\nimportlib.util.find_spec('parcel')")).result is None
@@ -50,6 +55,7 @@ async def test_an_uploaded_wheel_installs_without_a_network(session: Session, tm
     assert found.result == f"(42, '{PACKAGES}/parcel/__init__.py')"
 
 
+@in_module
 async def test_a_package_of_the_host_is_replaced_and_comes_back(session: Session, tmp_path: Path) -> None:
     ours = importlib.metadata.version("idna")
     version = "!python -c 'import idna, importlib.metadata as m; print(m.version(\"idna\"), idna.__file__)'"
@@ -65,6 +71,7 @@ async def test_a_package_of_the_host_is_replaced_and_comes_back(session: Session
     assert (await session.run(version)).stdout.startswith(ours)
 
 
+@in_module
 async def test_it_is_the_sessions_alone_and_outlives_a_kernel(
     sandbox: Sandbox, session: Session, tmp_path: Path
 ) -> None:
@@ -79,8 +86,21 @@ async def test_it_is_the_sessions_alone_and_outlives_a_kernel(
         await other.close()
 
 
+@in_module
 async def test_pip_is_not_configured_by_the_host(shared: Session) -> None:
     listed = await shared.run("%pip config list")
     set_here = {"disable-pip-version-check", "no-cache-dir", "no-input"}
     lines = [line for line in listed.stdout.splitlines() if "=" in line]
     assert {line.partition("=")[0].removeprefix(":env:.") for line in lines} == set_here
+
+
+def test_where_python_has_no_pip_there_is_one_or_a_remedy(tmp_path: Path) -> None:
+    """``-S`` leaves out what is installed, pip with it."""
+    code = f"import json, runpy, sys\njson.dump(runpy.run_path({environment.__file__!r})['plan']()[1], sys.stdout)"
+    told = subprocess.run([sys.executable, "-S", "-c", code], env={}, capture_output=True, check=True)
+    texts = {Path(path).name: text for path, text in json.loads(told.stdout).items()}
+    (tmp_path / "pip.py").write_text(texts.get("pip.py", ""))
+    found = texts["outer.pth"].strip() or str(tmp_path)
+    command = [sys.executable, "-S", "-m", "pip", "--version"]
+    done = subprocess.run(command, env={"PYTHONPATH": found}, capture_output=True, text=True)
+    assert (f"from {found}/pip" in done.stdout) != ("install it there" in done.stderr), done

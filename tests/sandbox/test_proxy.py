@@ -8,16 +8,21 @@ import logging
 import os
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 
 import pytest
 
+import codeact
 from codeact.sandbox.network import Network
 from codeact.sandbox.proxy import CONNECTIONS, Patience, Proxy
 from codeact.sandbox.refusals import Refusals
 from tests.sandbox.processes import until
 from tests.sandbox.web import AUTHORITY, Seen, hello, http, raw, records, with_extension
 
+SOURCE = str(Path(codeact.__file__).parents[1])
 CONNECT = "CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n"
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
@@ -357,6 +362,20 @@ async def test_the_hosts_own_resolver_is_asked_and_its_loopback_refused() -> Non
         assert status(await ask(listener.getsockname()[1], get("http://no.such.host.invalid/"))) in (502, 504)
     finally:
         await served.close()
+
+
+def test_the_machines_own_addresses_are_not_outside() -> None:
+    """In a network namespace with a public address: what listens there may be hidden from others by a firewall."""
+    code = """
+import fcntl, socket, struct
+from codeact.sandbox.resolver import is_outside
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", 1))
+    fcntl.ioctl(s, 0x8916, struct.pack("16sHH4s8x", b"lo", socket.AF_INET, 0, socket.inet_aton("8.8.4.4")))
+print(is_outside("8.8.4.4"), is_outside("1.1.1.1"))"""
+    command = ["unshare", "-rn", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": SOURCE})
+    assert done.stdout == "False True\n", done.stderr
 
 
 # --- failures and limits ---
