@@ -9,116 +9,177 @@ Source: Jupyter messaging protocol 5.4 (jupyter-client.readthedocs.io/en/stable/
 from __future__ import annotations
 
 import asyncio
+import functools
+import hashlib
+import hmac
 import json
 import re
+import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import zmq
-import zmq.asyncio
-from jupyter_client.session import Session as Protocol
 
 from codeact.contracts import DisplayOutput, ErrorOutput, Output, StreamOutput, Variable
 from codeact.plaintext import strip_ansi
 
-_LARGEST_MESSAGE = 32 << 20  # more than kernelapp.LARGEST_OUTPUT
+Socket = zmq.Socket[bytes]
+
+_LARGEST_MESSAGE = 32 << 20  # more than kernelio.LARGEST_OUTPUT
+_DELIMITER = b"<IDS|MSG>"
+_SOCKETS = 1 << 15  # of one process: three or four a session
+_AT_ONCE = 16  # messages of one channel that are read before others get their turn
+_REMEMBERED = 4096  # messages that are known again if they come twice
 _LINE = re.compile(r"Cell (?:In\[\d+\]|.*?), line (\d{1,9})\b")
 _LAST_WORDS = 0.1  # seconds in which the messages of a kernel that is gone arrive
 _TEXT = 1 << 24  # characters of one representation
 
 
-class Channels:
-    """Shell, iopub, stdin and control of one kernel.
+@functools.cache
+def _context() -> zmq.Context[Socket]:
+    context: zmq.Context[Socket] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, _SOCKETS)
+    return context
 
-    ``addresses`` maps the channels' names to ZeroMQ addresses; ``key`` signs the messages.
+
+class Channels:
+    """Shell, iopub, stdin and control of one kernel, in the event loop that it is used in.
+
+    ``addresses`` maps the channels' names to ZeroMQ addresses; ``key`` signs the messages (HMAC-SHA256).
     """
 
     def __init__(self, addresses: dict[str, str], key: bytes) -> None:
-        self._context = zmq.asyncio.Context.instance()
-        self._protocol = Protocol(key=key, username="codeact")
-        self.iopub = self._connect(zmq.SUB, addresses["iopub"])
+        self._addresses = addresses
+        self._session = uuid.uuid4().hex
+        self._hmac = hmac.new(key, digestmod=hashlib.sha256)
+        self._seen: dict[bytes, None] = {}  # signatures, oldest first
+        self._loop = asyncio.get_running_loop()
+        self._armed: dict[int, Socket] = {}
+        self._waiting: asyncio.Future[None] | None = None
+        self.iopub = self._connect(zmq.SUB, "iopub")
         self.iopub.subscribe(b"")
-        self.shell = self._connect(zmq.DEALER, addresses["shell"])
-        self.control = self._connect(zmq.DEALER, addresses["control"])
-        self._stdin_events: zmq.asyncio.Socket
-        self.stdin = self._connect(zmq.DEALER, addresses["stdin"], watch=True)
+        self.shell = self._connect(zmq.DEALER, "shell")
+        self.stdin = self._connect(zmq.DEALER, "stdin")
+        self._control: Socket | None = None
 
-    def _connect(self, kind: int, address: str, watch: bool = False) -> zmq.asyncio.Socket:
-        socket = self._context.socket(kind)
-        socket.linger = 0
+    @property
+    def control(self) -> Socket:
+        """Connected when it is first used: most sessions never do."""
+        if self._control is None:
+            self._control = self._connect(zmq.DEALER, "control")
+        return self._control
+
+    def _connect(self, kind: int, channel: str) -> Socket:
+        socket = _context().socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, _LARGEST_MESSAGE)
-        socket.setsockopt(zmq.RCVHWM, 16)
+        socket.setsockopt(zmq.RCVHWM, _AT_ONCE)
         if kind == zmq.DEALER:
-            socket.setsockopt(zmq.IDENTITY, self._protocol.bsession)
-        if watch:
-            self._stdin_events = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        socket.connect(address)
+            socket.setsockopt(zmq.IDENTITY, self._session.encode())
+        socket.connect(self._addresses[channel])
         return socket
 
-    async def stdin_connected(self, limit: float) -> bool:
-        """Whether the kernel can ask us, within ``limit`` seconds: what it asks before that is lost without a word."""
-        try:
-            return bool(await self._stdin_events.poll(limit * 1000))
-        finally:
-            self._unwatch()
-
-    def _unwatch(self) -> None:
-        if not self._stdin_events.closed:
-            self.stdin.disable_monitor()
-            self._stdin_events.close(linger=0)
+    def _sockets(self) -> list[Socket]:
+        return [s for s in (self.iopub, self.shell, self.stdin, self._control) if s is not None]
 
     def close(self) -> None:
-        self._unwatch()
-        for socket in (self.shell, self.iopub, self.stdin, self.control):
+        for descriptor in tuple(self._armed):
+            self._disarm(descriptor)
+        for socket in self._sockets():
             socket.close(linger=0)
 
-    async def arrivals(
-        self, exited: asyncio.Future[str], limit: float, *, with_control: bool = False
-    ) -> list[tuple[zmq.asyncio.Socket, dict[str, Any]]]:
+    async def arrivals(self, exited: asyncio.Future[str], limit: float) -> list[tuple[Socket, dict[str, Any]]]:
         """Messages that have come, waiting at most ``limit`` seconds for the first; none when the kernel exits."""
-        sockets = [self.iopub, self.shell, self.stdin]
-        if with_control:
-            sockets.append(self.control)
-        poller = zmq.asyncio.Poller()
-        for socket in sockets:
-            poller.register(socket, zmq.POLLIN)
-        limit = min(limit, _LAST_WORDS) if exited.done() else max(limit, 0)
-        poll = asyncio.ensure_future(poller.poll(limit * 1000))
+        messages = self._read()
+        if messages:
+            return messages
+        waiting = self._waiting = self._loop.create_future()
+
+        def wake(_: object = None) -> None:
+            if not waiting.done():
+                waiting.set_result(None)
+
+        timer = self._loop.call_later(min(limit, _LAST_WORDS) if exited.done() else max(limit, 0), wake)
+        if not exited.done():
+            exited.add_done_callback(wake)
+        self._arm()
         try:
-            both: set[asyncio.Future[Any]] = {poll} if exited.done() else {poll, exited}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not poll.done():
-                return []
-            ready = {socket for socket, _ in poll.result()}
+            await waiting
         finally:
-            if not poll.done():
-                poll.cancel()
+            timer.cancel()
+            exited.remove_done_callback(wake)
+            self._waiting = None
+        return self._read()
+
+    def _arm(self) -> None:
+        """Have the loop wake us once. Not for good: what comes while nobody reads would keep it busy."""
+        for socket in self._sockets():
+            descriptor = int(socket.get(zmq.FD))
+            if descriptor not in self._armed:
+                self._armed[descriptor] = socket
+                self._loop.add_reader(descriptor, self._on_readable, descriptor)
+
+    def _disarm(self, descriptor: int) -> None:
+        del self._armed[descriptor]
+        self._loop.remove_reader(descriptor)
+
+    def _on_readable(self, descriptor: int) -> None:
+        self._disarm(descriptor)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _read(self) -> list[tuple[Socket, dict[str, Any]]]:
         messages = []
-        for socket in (s for s in sockets if s in ready):
-            message = self.read(await socket.recv_multipart())
-            if message is not None:
-                messages.append((socket, message))
+        for socket in self._sockets():
+            for _ in range(_AT_ONCE):
+                try:
+                    frames = socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                message = self.read(frames)
+                if message is not None:
+                    messages.append((socket, message))
         return messages
 
-    async def send(self, socket: zmq.asyncio.Socket, kind: str, content: dict[str, Any]) -> str:
+    def send(self, socket: Socket, kind: str, content: dict[str, Any], parent: dict[str, Any] | None = None) -> str:
         """Send a request; returns its message id, which the answers carry as their parent's."""
-        message = self._protocol.msg(kind, content)
-        await socket.send_multipart(self._protocol.serialize(message))
-        return str(message["header"]["msg_id"])
+        header = {
+            "msg_id": uuid.uuid4().hex,
+            "msg_type": kind,
+            "username": "codeact",
+            "session": self._session,
+            "date": datetime.now(UTC).isoformat(),
+            "version": "5.4",
+        }
+        parts = [json.dumps(part).encode() for part in (header, parent or {}, {}, content)]
+        socket.send_multipart([_DELIMITER, self._sign(parts), *parts], zmq.NOBLOCK)
+        return header["msg_id"]
 
-    async def answer(self, parent: dict[str, Any], value: str) -> None:
+    def answer(self, parent: dict[str, Any], value: str) -> None:
         """Answer an ``input_request``."""
-        message = self._protocol.msg("input_reply", {"value": value}, parent=parent)
-        await self.stdin.send_multipart(self._protocol.serialize(message))
+        self.send(self.stdin, "input_reply", {"value": value}, parent)
+
+    def _sign(self, parts: list[bytes]) -> bytes:
+        signature = self._hmac.copy()
+        for part in parts:
+            signature.update(part)
+        return signature.hexdigest().encode()
 
     def read(self, frames: list[bytes]) -> dict[str, Any] | None:
         """The message in these frames, or None where it is not a well-formed, well-signed one."""
         try:
-            _, rest = self._protocol.feed_identities(frames)
-            message = self._protocol.deserialize(rest)
-        except Exception:  # whatever the parser makes of what it was given: the sender is not to be trusted
+            start = frames.index(_DELIMITER) + 1
+            signature, *parts = frames[start : start + 5]
+            if len(parts) != 4 or not hmac.compare_digest(signature, self._sign(parts)) or signature in self._seen:
+                return None
+            header, parent, _, content = map(json.loads, parts)
+        except (ValueError, RecursionError):
             return None
-        parts = (message["header"], message["parent_header"], message["content"])
-        return dict(message) if all(isinstance(part, dict) for part in parts) else None
+        self._seen[signature] = None
+        if len(self._seen) > _REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        message = {"header": header, "parent_header": parent, "content": content}
+        return message if all(isinstance(part, dict) for part in message.values()) else None
 
 
 def output_of(message: dict[str, Any]) -> Output | None:

@@ -7,11 +7,9 @@ import time
 from collections.abc import AsyncIterator
 from typing import IO, Any, Protocol
 
-import zmq.asyncio
-
 from codeact.contracts import ErrorOutput, ExecutionResult, ExecutionStatus, Output, StateChanges, Variable
 from codeact.errors import SandboxError, SessionClosed
-from codeact.sandbox.channels import Channels, encodable, error_output, output_of, variables_of
+from codeact.sandbox.channels import Channels, Socket, encodable, error_output, output_of, variables_of
 from codeact.sandbox.collector import Collector
 from codeact.sandbox.limits import Limits
 
@@ -79,7 +77,7 @@ class Execution:
             "allow_stdin": False,  # calls of host tools come all the same
             "stop_on_error": False,
         }
-        self.message_id = await self.channels.send(self.channels.shell, "execute_request", request)
+        self.message_id = self.channels.send(self.channels.shell, "execute_request", request)
         async for output in self.remaining():
             yield output
 
@@ -131,7 +129,7 @@ class Execution:
             await self.session.kill_kernel()
         return max(self.stop_by - now, 0.2)
 
-    async def _take(self, socket: zmq.asyncio.Socket, message: dict[str, Any]) -> Output | None:
+    async def _take(self, socket: Socket, message: dict[str, Any]) -> Output | None:
         ours = message["parent_header"].get("msg_id") == self.message_id
         kind = message["header"].get("msg_type")
         if socket is self.channels.shell:
@@ -161,7 +159,7 @@ class Execution:
     async def _call_tool(self, parent: dict[str, Any], prompt: str) -> None:
         value = await self.session.call_tool(prompt)
         if not self.over:
-            await self.channels.answer(parent, value)
+            self.channels.answer(parent, value)
 
     async def result(self) -> ExecutionResult:
         """The result, the execution being over."""

@@ -164,22 +164,15 @@ class KernelSession(ABC):
         return lost
 
     async def _wait_ready(self, channels: Channels, exited: asyncio.Future[str]) -> None:
-        """Until the kernel answers and its output is known to reach us."""
+        """Until the kernel's output is known to reach us: it greets whoever has subscribed."""
         deadline = time.monotonic() + _READY_LIMIT
-        heard = answered = False
-        while not (heard and answered):
-            if time.monotonic() > deadline:
-                raise KernelStartError(f"the kernel did not answer within {_READY_LIMIT:.0f} seconds")
-            await channels.send(channels.control, "kernel_info_request", {})
-            until = time.monotonic() + 0.5
-            while not (heard and answered) and time.monotonic() < until:
-                if exited.done():
-                    raise KernelStartError(f"the kernel ended while it started: {exited.result()}")
-                for socket, _ in await channels.arrivals(exited, 0.1, with_control=True):
-                    heard = heard or socket is channels.iopub
-                    answered = answered or socket is channels.control
-        if not await channels.stdin_connected(max(deadline - time.monotonic(), 0)):
-            raise KernelStartError(f"the kernel did not connect its stdin within {_READY_LIMIT:.0f} seconds")
+        while time.monotonic() < deadline and not exited.done():
+            for _, message in await channels.arrivals(exited, 1):
+                if message["header"].get("msg_type") == "iopub_welcome":
+                    return
+        if exited.done():
+            raise KernelStartError(f"the kernel ended while it started: {exited.result()}")
+        raise KernelStartError(f"the kernel did not answer within {_READY_LIMIT:.0f} seconds")
 
     def _drop_channels(self) -> None:
         if self._channels is not None:
@@ -262,10 +255,10 @@ class KernelSession(ABC):
         if self._lock.locked():
             return tuple(self.names.values())  # as of the end of the last execution
         async with self._lock:
-            await channels.send(channels.control, "codeact_state_request", {})
+            channels.send(channels.control, "codeact_state_request", {})
             deadline = time.monotonic() + 5
             while time.monotonic() < deadline and not exited.done():
-                for socket, message in await channels.arrivals(exited, 1, with_control=True):
+                for socket, message in await channels.arrivals(exited, 1):
                     if socket is channels.control and message["header"].get("msg_type") == "codeact_state_reply":
                         return variables_of(message["content"].get("variables"))
         return tuple(self.names.values())
@@ -285,7 +278,7 @@ class KernelSession(ABC):
         assert self._channels is not None and self._exited is not None
         source = "\n".join(tool.stub for tool in self.tools.values())
         request = {"code": source, "silent": True, "store_history": False, "allow_stdin": False}
-        message_id = await self._channels.send(self._channels.shell, "execute_request", request)
+        message_id = self._channels.send(self._channels.shell, "execute_request", request)
         deadline = time.monotonic() + _READY_LIMIT
         while time.monotonic() < deadline and not self._exited.done():
             for socket, message in await self._channels.arrivals(self._exited, 1):

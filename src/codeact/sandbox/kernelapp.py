@@ -26,6 +26,7 @@ import asyncio
 import contextlib
 import fnmatch
 import functools
+import io
 import json
 import logging
 import os
@@ -110,6 +111,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._announcement: tuple[Any, ...] = ()
+        self._known: state.Snapshot = {}  # as of the end of the last execution: what changes later is the next one's
         self._asking = threading.Lock()
         self.interrupts = Interrupts()
         self.control_handlers["codeact_state_request"] = self.codeact_state_request
@@ -147,20 +149,19 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self._announcement = arguments  # made by do_execute, from where on an interrupt is answered
 
     async def do_execute(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        before = None
         reply: dict[str, Any]
+        before = self._known
         try:
             if self._announcement:
                 super()._publish_execute_input(*self._announcement)
-            before = state.snapshot(self.shell.user_ns)
             reply = await super().do_execute(*arguments, **options)
         except KeyboardInterrupt:  # just before or after the code itself, where ipykernel would not answer at all
             reply = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
             reply |= {"execution_count": self.shell.execution_count, "user_expressions": {}, "payload": []}
         self._announcement = ()
         ignore_interrupts()  # too late from here on
-        if before is not None:
-            reply["codeact"] = state.changes(before, state.snapshot(self.shell.user_ns))
+        self._known = state.snapshot(self.shell.user_ns)
+        reply["codeact"] = state.changes(before, self._known)
         return reply
 
     @contextlib.contextmanager
@@ -327,6 +328,36 @@ def prepare() -> Kernel:
     with contextlib.suppress(Exception):  # a magic that remembers things, not worth a session
         kernel.shell.extension_manager.load_extension("storemagic")
     return kernel
+
+
+def rehearse(kernel: Kernel) -> None:
+    """Run a few cells that leave nothing behind, so that what is made at first use is made before the fork."""
+
+    class Nowhere:
+        def send_multipart(self, *_: Any, **__: Any) -> None: ...
+
+    async def run() -> None:
+        for code in ("1 + 1", "print('x')", "1 / 0"):
+            await kernel.do_execute(code, False, store_history=False)
+
+    shell, standard = kernel.shell, (sys.stdout, sys.stderr)
+    shell.displayhook.pub_socket = Nowhere()
+    sys.stdout = sys.stderr = io.StringIO()
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()
+        sys.stdout, sys.stderr = standard
+        for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+            vars(sys).pop(name, None)
+        shell.user_ns["_oh"].clear()
+        for name in ("_", "__", "___"):
+            shell.user_ns[name] = ""
+            setattr(shell.displayhook, name, "")
+        shell.user_ns.pop("_0", None)
+        shell.last_execution_result, shell.last_execution_succeeded = None, True
+        ignore_interrupts()
 
 
 def _interruptible_debugger() -> None:

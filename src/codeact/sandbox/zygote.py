@@ -22,6 +22,8 @@ from typing import Any
 
 from codeact.sandbox import cgroups, environment, init, isolation, linux, wire
 
+_IDLE = 0.3  # seconds without a request, after which there is time to make later forks cheaper
+
 
 def preload(modules: list[str]) -> list[str]:
     """Import what sessions will want; returns what could be imported."""
@@ -44,8 +46,9 @@ def main() -> None:
     is_root = os.geteuid() == 0 and linux.has_capability(linux.CAP_SYS_ADMIN)
     preload(first[0]["preload"])
     environment.plan()
-    if "codeact.sandbox.kernelapp" in sys.modules:
-        sys.modules["codeact.sandbox.kernelapp"].prepare()
+    kernelapp = sys.modules.get("codeact.sandbox.kernelapp")
+    if kernelapp is not None:
+        kernelapp.rehearse(kernelapp.prepare())
     try:
         isolation.build_root(isolation.Root.model_validate(first[0]["root"]), is_root)
     except OSError as error:
@@ -55,8 +58,12 @@ def main() -> None:
     gc.freeze()  # keeps the collector of every fork from touching, and so copying, these pages
     wire.send(host, {"ready": True})
     wake = _wake_on_child()
+    idle: float | None = _IDLE
     while True:
-        readable, _, _ = select.select([host.fileno(), wake], [], [])
+        readable, _, _ = select.select([host.fileno(), wake], [], [], idle)
+        if not readable:
+            linux.collapse_memory()
+            idle = None
         if wake in readable:
             os.read(wake, 4096)
             _reap()
