@@ -19,8 +19,8 @@ from typing import IO, Self
 
 from codeact.contracts import ExecutionResult, ExecutionStatus, FileInfo, HostTool, Output, Variable
 from codeact.errors import KernelStartError, SandboxError, SessionClosed, ToolError, UsageError
-from codeact.sandbox.channels import Channels, variables_of
-from codeact.sandbox.execution import STOP_GRACE, Execution
+from codeact.sandbox.channels import Channels, load, variables_of
+from codeact.sandbox.execution import STOP_GRACE, UNHEARD_GRACE, Execution
 from codeact.sandbox.limits import Limits
 from codeact.sandbox.wire import CALL_MARK
 
@@ -150,6 +150,12 @@ class KernelSession(ABC):
         lost = None
         if self._exited is not None and self._exited.done():
             lost = self.mourn(self._exited.result())
+        elif self._channels is not None and self._exited is not None and self._channels.fault:
+            fault = self._channels.fault
+            await asyncio.wait({self._exited}, timeout=UNHEARD_GRACE)
+            ended = self._exited.result() if self._exited.done() else f"nothing could be heard from it ({fault})"
+            await self.kill_kernel()
+            lost = self.mourn(ended)
         if self._channels is None:
             self._channels, self._exited = await self.start_kernel()
             try:
@@ -166,12 +172,13 @@ class KernelSession(ABC):
     async def _wait_ready(self, channels: Channels, exited: asyncio.Future[str]) -> None:
         """Until the kernel's output is known to reach us: it greets whoever has subscribed."""
         deadline = time.monotonic() + _READY_LIMIT
-        while time.monotonic() < deadline and not exited.done():
+        while time.monotonic() < deadline and not exited.done() and not channels.fault:
             for _, message in await channels.arrivals(exited, 1):
                 if message["header"].get("msg_type") == "iopub_welcome":
                     return
-        if exited.done():
-            raise KernelStartError(f"the kernel ended while it started: {exited.result()}")
+        if exited.done() or channels.fault:
+            why = exited.result() if exited.done() else channels.fault
+            raise KernelStartError(f"the kernel ended while it started: {why}")
         raise KernelStartError(f"the kernel did not answer within {_READY_LIMIT:.0f} seconds")
 
     def _drop_channels(self) -> None:
@@ -257,7 +264,7 @@ class KernelSession(ABC):
         async with self._lock:
             channels.send(channels.control, "codeact_state_request", {})
             deadline = time.monotonic() + 5
-            while time.monotonic() < deadline and not exited.done():
+            while time.monotonic() < deadline and not exited.done() and not channels.fault:
                 for socket, message in await channels.arrivals(exited, 1):
                     if socket is channels.control and message["header"].get("msg_type") == "codeact_state_reply":
                         return variables_of(message["content"].get("variables"))
@@ -293,12 +300,12 @@ class KernelSession(ABC):
     async def call_tool(self, prompt: str) -> str:
         """Answer one ``input_request`` of the kernel: the JSON reply to a tool call."""
         try:
-            call = json.loads(prompt.removeprefix(CALL_MARK)) if prompt.startswith(CALL_MARK) else None
+            call = load(prompt.removeprefix(CALL_MARK)) if prompt.startswith(CALL_MARK) else None
             if not isinstance(call, dict) or not isinstance(call.get("arguments"), dict):
                 return json.dumps({"error": "there is nobody to answer input() here"})
             tool = self.tools.get(str(call.get("tool")))
             if tool is None:
-                return json.dumps({"error": f"there is no host tool {call.get('tool')!r}"})
+                return json.dumps({"error": f"there is no host tool {str(call.get('tool'))[:100]!r}"})
             outcome = tool.call(call["arguments"])
             if inspect.isawaitable(outcome):
                 outcome = await outcome
