@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from codeact.errors import FileTransferError, IsolationUnavailable, KernelStartError, SandboxError, SessionClosed
@@ -154,14 +155,14 @@ class Box:
         self._kills_seen += killed
         return killed
 
-    async def _ask(self, op: str, **request: Any) -> tuple[dict[str, Any], list[int]]:
+    async def _ask(self, op: str, given: Sequence[int] = (), /, **request: Any) -> tuple[dict[str, Any], list[int]]:
         if self._control is None:
             raise SessionClosed("the session is closed")
         self._next += 1
         waiting: asyncio.Future[tuple[dict[str, Any], list[int]]] = asyncio.get_running_loop().create_future()
         self._replies[self._next] = waiting
         try:
-            wire.send(self._control, {"op": op, "id": self._next, **request})
+            wire.send(self._control, {"op": op, "id": self._next, **request}, given)
             return await asyncio.wait_for(waiting, ANSWER_LIMIT)
         except TimeoutError as error:
             raise SandboxError(f"the session did not answer within {ANSWER_LIMIT:.0f} seconds") from error
@@ -170,13 +171,22 @@ class Box:
 
     # --- the kernel ---
 
-    async def start(self, **request: Any) -> asyncio.Future[str]:
-        """Start a kernel. The future ends with one sentence on why it is gone, once it is."""
+    async def start(self, given: Sequence[int] = (), /, **request: Any) -> asyncio.Future[str]:
+        """Start a kernel, from the files of another one where they are given (see ``local.Image``).
+
+        The future ends with one sentence on why it is gone, once it is.
+        """
         self.exited = asyncio.get_running_loop().create_future()
-        reply, _ = await self._ask("start", **request)
+        reply, _ = await self._ask("start", given, **request)
         if "error" in reply:
             raise KernelStartError(f"the kernel could not be started: {reply['error']}")
         return self.exited
+
+    async def lend(self, files: Sequence[int]) -> None:
+        """Hand descriptors to the running kernel."""
+        reply, _ = await self._ask("lend", files)
+        if "error" in reply:
+            raise SandboxError(f"the kernel takes no files: {reply['error']}")
 
     async def interrupt(self) -> None:
         await self._ask("interrupt")

@@ -15,11 +15,11 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from codeact.contracts import ExecutionResult, ExecutionStatus, FileInfo, HostTool, Output, Variable
 from codeact.errors import KernelStartError, SandboxError, SessionClosed, ToolError, UsageError
-from codeact.sandbox.channels import Channels, variables_of
+from codeact.sandbox.channels import Channels, Socket, variables_of
 from codeact.sandbox.execution import STOP_GRACE, Execution
 from codeact.sandbox.limits import Limits
 from codeact.sandbox.wire import CALL_MARK
@@ -43,21 +43,26 @@ class KernelSandbox(ABC):
         """A session that is not open yet."""
 
     async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> KernelSession:
-        if self.closed:
-            raise SessionClosed("the sandbox is closed")
-        id = id or secrets.token_hex(8)
-        if id in self._sessions:
-            raise UsageError(f"there is a session {id!r} already")
-        session = await self._make(id, {tool.name: tool for tool in tools})
-        if self._sessions.setdefault(id, session) is not session:  # another one came while this was made
-            await session.close()
-            raise UsageError(f"there is a session {id!r} already")
-        session.on_close = lambda: self._sessions.pop(id, None)
+        session = await self._add(id, {tool.name: tool for tool in tools})
         try:
             await session.open()
         except BaseException:
             await session.close()
             raise
+        return session
+
+    async def _add(self, id: str | None, tools: Mapping[str, HostTool]) -> KernelSession:
+        """Make a session that is not open yet and count it in."""
+        if self.closed:
+            raise SessionClosed("the sandbox is closed")
+        id = id or secrets.token_hex(8)
+        if id in self._sessions:
+            raise UsageError(f"there is a session {id!r} already")
+        session = await self._make(id, tools)
+        if self._sessions.setdefault(id, session) is not session:  # another one came while this was made
+            await session.close()
+            raise UsageError(f"there is a session {id!r} already")
+        session.on_close = lambda: self._sessions.pop(id, None)
         return session
 
     async def close(self) -> None:
@@ -92,6 +97,7 @@ class KernelSession(ABC):
         self._preparing = False
         self.stop_reason: ExecutionStatus | None = None
         self._started_before = False
+        self._has_tools = False  # the next kernel comes with the stubs of its tools, being a copy of one
 
     # --- what a backend provides ---
 
@@ -158,8 +164,9 @@ class KernelSession(ABC):
                 self._drop_channels()
                 await self.kill_kernel()
                 raise
-            if self.tools:
+            if self.tools and not self._has_tools:
                 await self._install_tools()
+            self._has_tools = False
             self._started_before = True
         return lost
 
@@ -255,13 +262,31 @@ class KernelSession(ABC):
         if self._lock.locked():
             return tuple(self.names.values())  # as of the end of the last execution
         async with self._lock:
-            channels.send(channels.control, "codeact_state_request", {})
-            deadline = time.monotonic() + 5
-            while time.monotonic() < deadline and not exited.done():
-                for socket, message in await channels.arrivals(exited, 1):
-                    if socket is channels.control and message["header"].get("msg_type") == "codeact_state_reply":
-                        return variables_of(message["content"].get("variables"))
-        return tuple(self.names.values())
+            try:
+                content = await self._request(channels, exited, channels.control, "codeact_state_request", {}, 5)
+            except SandboxError:
+                return tuple(self.names.values())
+        return variables_of(content.get("variables"))
+
+    async def fork(self) -> KernelSession:
+        """See ``codeact.contracts.Session``."""
+        return (await self.forks(1))[0]
+
+    async def forks(self, count: int) -> tuple[KernelSession, ...]:
+        raise SandboxError("sessions of this sandbox cannot be forked; those of the local sandbox can")
+
+    async def _request(
+        self, channels: Channels, exited: asyncio.Future[str], socket: Socket, kind: str, content: dict[str, Any],
+        limit: float,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The content of the reply to a request, within ``limit`` seconds. Raises SandboxError."""
+        message_id = channels.send(socket, kind, content)
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline and not exited.done():
+            for source, message in await channels.arrivals(exited, min(limit, 1)):
+                if source is socket and message["parent_header"].get("msg_id") == message_id:
+                    return dict(message["content"])
+        raise SandboxError(f"the kernel did not answer to {kind} within {limit:g} seconds")
 
     async def close(self) -> None:
         """End the kernel and remove everything that the session had."""
@@ -278,17 +303,10 @@ class KernelSession(ABC):
         assert self._channels is not None and self._exited is not None
         source = "\n".join(tool.stub for tool in self.tools.values())
         request = {"code": source, "silent": True, "store_history": False, "allow_stdin": False}
-        message_id = self._channels.send(self._channels.shell, "execute_request", request)
-        deadline = time.monotonic() + _READY_LIMIT
-        while time.monotonic() < deadline and not self._exited.done():
-            for socket, message in await self._channels.arrivals(self._exited, 1):
-                if socket is self._channels.shell and message["parent_header"].get("msg_id") == message_id:
-                    if message["content"].get("status") != "ok":
-                        raise KernelStartError(
-                            f"the host tools could not be defined: {message['content'].get('evalue')}"
-                        )
-                    return
-        raise KernelStartError("the host tools could not be defined: the kernel did not answer")
+        channels = self._channels
+        reply = await self._request(channels, self._exited, channels.shell, "execute_request", request, _READY_LIMIT)
+        if reply.get("status") != "ok":
+            raise KernelStartError(f"the host tools could not be defined: {reply.get('evalue')}")
 
     async def call_tool(self, prompt: str) -> str:
         """Answer one ``input_request`` of the kernel: the JSON reply to a tool call."""

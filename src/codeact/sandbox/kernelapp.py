@@ -12,6 +12,7 @@ On top of the protocol, and a plain client never notices:
 
 - ``codeact`` in the content of every ``execute_reply``: names added, changed, removed;
 - ``codeact_state_request`` on the control channel, answered with the live names even while code runs;
+- ``codeact_fork_request`` on the shell channel: the kernel copies itself into files that its process 1 hands it;
 - ``input_request`` whose prompt begins with ``CALL_MARK`` for a call of a host tool: the rest is JSON
   ``{"tool", "arguments"}``, the reply's value is JSON ``{"result"}`` or ``{"error", "kind"}``.
 
@@ -53,7 +54,7 @@ from jupyter_client.session import Session
 from traitlets.config import Config
 
 from codeact.sandbox import state
-from codeact.sandbox.kernelio import Interrupts, Publisher, Sender, ignore_interrupts, pack
+from codeact.sandbox.kernelio import Interrupts, Publisher, Sender, Stream, ignore_interrupts, pack
 from codeact.sandbox.wire import CALL_MARK
 
 _ASKED_AGAIN = 5.0  # seconds in which a client that has just come connects its stdin
@@ -113,8 +114,13 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self._announcement: tuple[Any, ...] = ()
         self._known: state.Snapshot = {}  # as of the end of the last execution: what changes later is the next one's
         self._asking = threading.Lock()
+        self.streams = [
+            Stream(name, number, self.session, lambda: self.get_parent("shell"))
+            for number, name in enumerate(("stdout", "stderr"), 1)
+        ]
         self.interrupts = Interrupts()
         self.control_handlers["codeact_state_request"] = self.codeact_state_request
+        self.shell_handlers["codeact_fork_request"] = self.codeact_fork_request
         self.shell.user_ns_hidden["call_host"] = None
         # where ipykernel asks whether code runs in the main thread
         self.shell_channel_thread = SimpleNamespace(parent_thread=threading.main_thread())
@@ -132,6 +138,8 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.stdin_socket = stdin
         self.loop = loop
         self.io_loop = _Loop(loop)
+        self._main_asyncio_lock = asyncio.Lock()
+        self._aborting = False
 
     # --- requests on the shell channel ---
 
@@ -190,6 +198,17 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
                 self._aborting = False
 
         self.aborting = self.loop.create_task(stop_aborting())
+
+    async def codeact_fork_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        try:
+            content = {"status": "ok", "lost": self.fork()}
+        except OSError as error:
+            content = {"status": "error", "evalue": str(error)}
+        self.session.send(stream, "codeact_fork_reply", content, parent, ident=ident)
+
+    def fork(self) -> list[str]:
+        """Copy this kernel for other sessions; see ``kernelserver``."""
+        raise OSError("this kernel cannot be forked")
 
     def take_waiting(self) -> None:
         """Take in the requests that have come; see ``kernelserver``."""

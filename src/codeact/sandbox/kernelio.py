@@ -131,26 +131,30 @@ class Stream(io.TextIOBase):
     encoding = "utf-8"
     errors = "replace"
 
-    def __init__(
-        self, name: str, descriptor: int, session: Session, publisher: Publisher, parent: Callable[[], dict[str, Any]]
-    ) -> None:
+    def __init__(self, name: str, descriptor: int, session: Session, parent: Callable[[], dict[str, Any]]) -> None:
         self.name = name
         self.wake: Callable[[], object] = lambda: None
         self.lock = threading.RLock()
         self._session: Any = session
-        self._publisher = publisher
+        self._publisher: Publisher
         self._current_parent = parent
         self._parent: dict[str, Any] = {}
         self._pieces: list[str] = []
         self._size = 0
         self._sent = 0.0
-        self._process = os.getpid()
         self._descriptor = descriptor
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.buffer = _Bytes(self)
+        self.pipe = -1
+        self._process = 0
+
+    def attach(self, publisher: Publisher) -> None:
+        """Begin to send, in this process."""
+        self._publisher = publisher
+        self._process = os.getpid()
         self.pipe, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.pipe, False)
-        os.dup2(writing, descriptor)
+        os.dup2(writing, self._descriptor)
         os.close(writing)
 
     def writable(self) -> bool:
