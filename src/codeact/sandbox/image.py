@@ -19,11 +19,13 @@ process that may do what the model's code may do; a damaged image costs the sess
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import mmap
 import os
 import platform
 import re
+import select
 import signal
 import struct
 from collections.abc import Iterable, Iterator
@@ -50,21 +52,41 @@ _MACHINE = {
         "415f415e415d415c5d5bc3"  # pop r15, r14, r13, r12, rbp, rbx; ret
     )
 }
-_CALLS = {"x86_64": {"read": 0, "write": 1, "mmap": 9, "munmap": 11, "brk": 12, "pread": 17, "pwrite": 18, "exit": 231}}
+_CALLS = {
+    "x86_64": {
+        "read": 0,
+        "write": 1,
+        "mmap": 9,
+        "munmap": 11,
+        "brk": 12,
+        "pread": 17,
+        "pwrite": 18,
+        "madvise": 28,
+        "exit": 231,
+    }
+}
 
 _HEAD = 64  # bytes of a block before its entries
 _ENTRY = 64
 _LAST = (1 << 64) - 1  # -1 as it stands in a block
 _MAP_FIXED, _MAP_NORESERVE, _MAP_FIXED_NOREPLACE = 0x10, 0x4000, 0x100000
 _FIRST_PLACE, _LAST_PLACE = 1 << 40, 2 << 40  # far from where Linux puts anything by itself
-_GAP = 16 * _PAGE  # untouched memory that is carried rather than left out of a run
+_GAP = 2 * _PAGE  # untouched memory that is carried rather than left out of a run
 _COPIED_BELOW = 64 << 10  # bytes of a piece that are copied; larger ones are mapped
 _BLOCK = 8 << 20
+_BASE, _BASE_SIZE = "codeact-base", 1 << 36  # of which is used what is written
+_LARGE = 4 << 20  # bytes
+_TRIAL = 10.0  # seconds
+_FAILED = 71  # the status in the machine code
+
+base = -1
+"""The file of ``rebase`` in a zygote and its forks."""
 _KERNELS_OWN = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.sbrk.restype, _libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
@@ -88,9 +110,15 @@ class Region(NamedTuple):
         return sum(bit for bit, flag in ((1, "r"), (2, "w"), (4, "x")) if flag in self.permissions)
 
     @property
+    def is_base(self) -> bool:
+        """Whether it began as the zygote's memory, see ``rebase``."""
+        return self.path.startswith(f"/memfd:{_BASE} ")
+
+    @property
     def is_file(self) -> bool:
         """Whether what was not written to is still to be had from a file."""
-        return self.inode != 0 and self.permissions[3] == "p" and not self.path.endswith(" (deleted)")
+        gone = self.path.endswith(" (deleted)") and not self.is_base
+        return self.inode != 0 and self.permissions[3] == "p" and not gone
 
 
 def is_possible() -> bool:
@@ -170,12 +198,13 @@ def capture(target: int, told: dict[str, Any]) -> int:
     block.add("read", go[0], block.address + 56, 1, expect=1)
     guided = block.position
     block.finish(block.address, 0)
+    brk = _libc.sbrk(0)
     child = os.fork()
     if child == 0:
         os.close(go[1])
         outcome = block.run()  # where nobody guides it, 0 at once
         block.remove()
-        return outcome or os._exit(71)
+        return outcome or os._exit(_FAILED)
     os.close(arrived[1])
     os.close(go[0])
     try:
@@ -183,12 +212,17 @@ def capture(target: int, told: dict[str, Any]) -> int:
             raise OSError("the copy of the kernel did not get ready")
         block.position = guided
         memory = regions(child)
-        pieces = _pieces(child, memory)
-        for start, length, offset in pieces:
-            block.add("pwrite", target, start, length, offset, expect=length)
+        large = [region for region in memory if region.end - region.start >= _LARGE and not region.inode]
+        pieces: list[Piece] = []
+        for part in (large, [region for region in memory if region not in set(large)]):
+            for piece in _pieces(child, part, pieces):  # the copy writes the large ones while the rest is looked at
+                block.add("pwrite", target, *piece, expect=piece[1])
+            block.add("read", go[0], block.address + 56, 1, expect=1)
+            os.write(go[1], b"x")
         block.add("exit", 0)
         os.write(go[1], b"x")
-        head = {"regions": memory, "pieces": pieces, "block": block.address, "told": told}
+        pieces.sort()
+        head = {"regions": memory, "pieces": pieces, "block": block.address, "brk": brk, "told": told}
         text = json.dumps(head).encode()
         size = os.fstat(target).st_size
         os.pwrite(target, text + struct.pack("=Q", len(text)), size - len(text) - 8)
@@ -202,21 +236,25 @@ def capture(target: int, told: dict[str, Any]) -> int:
     return 0
 
 
-def _pieces(child: int, memory: list[Region]) -> list[Piece]:
-    pieces, offset = [], 0
+def _pieces(child: int, memory: list[Region], found: list[Piece]) -> list[Piece]:
+    """Where in the file what of these regions goes: behind what was ``found`` so far, to which it is added."""
+    offset = found[-1][2] + found[-1][1] if found else 0
+    new = []
     with open(f"/proc/{child}/pagemap", "rb", buffering=0) as pagemap:
         for region in memory:
             for start, end in _present(region, pagemap):
-                pieces.append((start, end - start, offset))
+                new.append((start, end - start, offset))
                 offset += end - start
-    return pieces
+    found += new
+    return new
 
 
 def _present(region: Region, pagemap: Any) -> Iterator[tuple[int, int]]:
     """The parts of a region whose contents are this process's own."""
     if "r" not in region.permissions:
         return
-    if (region.is_file and "w" in region.permissions) or (region.inode and not region.is_file):
+    whole = "w" in region.permissions and not region.is_base  # for nobody knows which parts another one has changed
+    if region.inode and (whole or not region.is_file):
         yield region.start, region.end
         return
     pagemap.seek(region.start // _PAGE * 8)
@@ -246,71 +284,114 @@ def read_head(source: int) -> dict[str, Any]:
     return head
 
 
-def restore(source: int, head: dict[str, Any], mailbox: int) -> NoReturn:
+def restore(source: int, head: dict[str, Any], mailbox: int, *, mapped: bool = False) -> NoReturn:
     """Become the process that ``capture`` copied: its call returns the descriptor ``mailbox``.
 
-    This process must be a fork of the same zygote, with one thread. Its descriptors stay as they are. Where memory
-    cannot be replaced it ends with status 71. Raises OSError before anything was touched.
+    This process must be a fork of the same zygote, with one thread. Its descriptors stay as they are. ``mapped``: also
+    small pieces are mapped from the file rather than copied. Where memory cannot be replaced the process ends with
+    status 71. Raises OSError before anything was touched.
     """
     theirs = [Region(*region) for region in head["regions"]]
     own = regions()
+    same = set(own)
     block = _Block(mmap.MAP_PRIVATE, theirs)
-    same = {region for region in own if region.is_file and "w" not in region.permissions}
-    wanted = [region for region in theirs if region not in same]
+    if head["brk"] != _libc.sbrk(0):
+        block.add("brk", head["brk"], expect=head["brk"])
+    wanted = [region for region in theirs if "w" in region.permissions or not region.is_file or region not in same]
     opened: dict[str, int] = {}
-    _place_heap(block, theirs, own)
-    placed: list[tuple[int, int]] = [(r.start, r.end) for r in theirs]
     for region in wanted:
-        _place(block, region, own, opened)
-    spans = sorted((r.start, r.end, r) for r in wanted)
+        _place(block, region, same, opened)
     position = 0
     for start, length, offset in head["pieces"]:
-        while position < len(spans) and spans[position][1] <= start:
+        while position < len(wanted) and wanted[position].end <= start:
             position += 1
-        if position == len(spans) or spans[position][0] > start:
+        if position == len(wanted) or wanted[position].start > start:
             continue  # part of what both have
-        region = spans[position][2]
-        copied = region.path in ("[heap]", "[stack]") or (length < _COPIED_BELOW and "w" in region.permissions)
-        if copied or (region.is_file and region in own):
+        region = wanted[position]
+        small = length < _COPIED_BELOW and "w" in region.permissions
+        if region.path == "[stack]" or (not mapped and (small or (region.is_file and region in same))):
             block.add("pread", source, start, length, offset, expect=length)
         else:
             flags = mmap.MAP_PRIVATE | _MAP_FIXED
             block.add("mmap", start, length, region.protection, flags, source, offset, expect=start)
-    for start, end in _without(own, placed):
+    for start, end in _without(own, [(region.start, region.end) for region in theirs]):
         block.add("munmap", start, end - start)
     block.finish(head["block"], mailbox)
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     block.run()
-    os._exit(71)
+    os._exit(_FAILED)
 
 
-def _place_heap(block: _Block, theirs: list[Region], own: list[Region]) -> None:
-    """Give the heap the end that it had. Linux may show it in several parts."""
-    (start, end), (own_start, own_end) = (
-        (min(r.start for r in found), max(r.end for r in found))
-        for found in ([r for r in memory if r.path == "[heap]"] for memory in (theirs, own))
-    )
-    if start != own_start:
-        raise OSError("the heap lies elsewhere: not a fork of the same zygote")
-    if end != own_end:
-        block.add("brk", end, expect=end)
-
-
-def _place(block: _Block, region: Region, own: list[Region], opened: dict[str, int]) -> None:
-    """Make room for a region where it was."""
-    if region.path in ("[heap]", "[stack]"):
-        return  # the one is there, the other grows by itself as it is written
+def _place(block: _Block, region: Region, same: set[Region], opened: dict[str, int]) -> None:
+    """Make room for a region where it was, with what its file holds."""
     length = region.end - region.start
-    if region.is_file:
-        if region in own:
-            return
+    if region.path == "[stack]":
+        return  # grows by itself as it is written
+    if region in same and region.is_base:
+        block.add("madvise", region.start, length, mmap.MADV_DONTNEED)  # as it was before this process wrote to it
+    elif region in same and region.is_file:
+        return  # is overwritten as a whole
+    elif region.is_file:
         if region.path not in opened:
-            opened[region.path] = os.open(region.path, os.O_RDONLY | os.O_CLOEXEC)
+            opened[region.path] = os.dup(base) if region.is_base else os.open(region.path, os.O_RDONLY | os.O_CLOEXEC)
         flags = mmap.MAP_PRIVATE | _MAP_FIXED
         block.add("mmap", region.start, length, region.protection, flags, opened[region.path], region.offset)
-        return
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE
-    block.add("mmap", region.start, length, region.protection, flags, _LAST, 0, expect=region.start)
+    else:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE
+        block.add("mmap", region.start, length, region.protection, flags, _LAST, 0, expect=region.start)
+
+
+def rebase() -> bool:
+    """Move the memory of this process, a zygote, into a sealed file that all its forks share. False where it cannot.
+
+    What a fork has written to can then be told from what it has not: an image of it holds the former only. And a fork
+    has less to copy. A fork tries the move first, so that a machine on which it fails loses no zygote.
+    """
+    global base
+    if not is_possible():
+        return False
+    file = os.memfd_create(_BASE, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(file, _BASE_SIZE)
+        mailbox = capture(file, {})
+    except OSError:
+        os.close(file)
+        return False
+    if mailbox:
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        trial = os.read(mailbox, 1) == b"t"
+        os.close(mailbox)
+        if trial:
+            os._exit(0)
+        base = file
+        return True
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+    head = read_head(file)
+    child = os.fork()
+    if child == 0:
+        _move(file, head, b"t")
+    if not _ended_well(child):
+        os.close(file)
+        return False
+    _move(file, head, b"g")
+
+
+def _move(file: int, head: dict[str, Any], word: bytes) -> NoReturn:
+    reading, writing = os.pipe()
+    os.write(writing, word)
+    os.close(writing)
+    restore(file, head, reading, mapped=True)
+
+
+def _ended_well(child: int) -> bool:
+    handle = os.pidfd_open(child)
+    try:
+        if not select.select([handle], [], [], _TRIAL)[0]:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    finally:
+        os.close(handle)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def _without(own: list[Region], placed: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

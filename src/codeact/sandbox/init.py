@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codeact.sandbox import environment, isolation, linux, wire
+from codeact.sandbox import environment, image, isolation, linux, wire
 
 _LISTED = 2000
 _WATCH_EVERY = 0.25  # seconds, where no cgroup holds the memory limit
@@ -37,7 +37,7 @@ def run(control: socket.socket, sockets: list[int], jail: isolation.Jail, is_roo
     isolation.lock(jail, is_root)
     environment.make()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    _close_others({control.fileno(), *sockets})
+    _close_others({control.fileno(), *sockets, *({image.base} - {-1})})
     _Init(control, sockets, jail, watch).serve()
     os._exit(0)
 
@@ -174,6 +174,8 @@ class _Init:
             if given:
                 source, files = given
                 kernelfork.become(source, files, self.sockets, line, request["key"])
+            if image.base >= 0:
+                os.close(image.base)
             for name, value in request["environment"].items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
             environment.enter()

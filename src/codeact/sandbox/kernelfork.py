@@ -112,13 +112,16 @@ def become(source: int, files: int, sockets: list[int], line: int, key: str) -> 
     os.close(files)
     head = image.read_head(source)
     free = int(head["told"]["free"])
-    moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, free) for number in (source, line, *sockets)]
-    for number in (source, line, *sockets):
+    given = [source, line, *sockets, *([image.base] if image.base >= 0 else [])]
+    moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, free) for number in given]
+    for number in given:
         os.close(number)
-    os.set_inheritable(moved[1], False)
+    image.base = moved[-1] if image.base >= 0 else -1
     reading, writing = os.pipe()
     mailbox = fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, free)
-    os.write(writing, json.dumps({"source": moved[0], "line": moved[1], "sockets": moved[2:], "key": key}).encode())
+    kept: dict[str, Any] = {"line": moved[1], "sockets": moved[2 : 2 + len(sockets)], "key": key}
+    kept["done"] = [number for number in moved if number not in {kept["line"], *kept["sockets"]}]
+    os.write(writing, json.dumps(kept).encode())
     os.close(reading)
     os.close(writing)
     image.restore(moved[0], head, mailbox)

@@ -136,8 +136,8 @@ class Server:
         try:
             _abandoned.append(self)  # the threads behind its sockets are gone, and its descriptors are others'
             told = json.loads(os.read(mailbox, _READ))
-            os.close(mailbox)
-            os.close(told["source"])
+            for number in (mailbox, *told["done"]):
+                os.close(number)
             kernelfork.settle(carried)
             asyncio.events._set_running_loop(None)
             serve_on(self.kernel, told["sockets"], told["key"].encode(), told["line"], copied=True)

@@ -20,7 +20,7 @@ import socket
 import sys
 from typing import Any
 
-from codeact.sandbox import cgroups, environment, init, isolation, linux, wire
+from codeact.sandbox import cgroups, environment, image, init, isolation, linux, wire
 
 _IDLE = 0.3  # seconds without a request, after which there is time to make later forks cheaper
 
@@ -62,8 +62,8 @@ def main() -> None:
     while True:
         readable, _, _ = select.select([host.fileno(), wake], [], [], idle)
         if not readable:
-            linux.collapse_memory()
             idle = None
+            image.rebase()
         if wake in readable:
             os.read(wake, 4096)
             _reap()
