@@ -49,6 +49,20 @@ async def hog() -> Any:
     }
 
 
+async def fork() -> Any:
+    async with Sandbox("local", **LIMITS) as sandbox:
+        session = await sandbox.session()
+        await session.run("line = [1]\nopen('file', 'w').write('text')")
+        fork = await session.fork()
+        await fork.run("line.append(2)")
+        look = "line, open('file').read()"
+        return {
+            "fork": (await fork.run(look)).result,
+            "first": (await session.run(look)).result,
+            "user": os.getuid(),
+        }
+
+
 def _refuse_unshare() -> None:
     """What a container's system call filter does: unshare answers EPERM."""
     number = {"x86_64": 272, "aarch64": 97}[platform.machine()]
@@ -97,5 +111,5 @@ async def network() -> Any:
 
 
 if __name__ == "__main__":
-    act = {"attacks": attacks, "hog": hog, "forbidden": forbidden, "network": network}[sys.argv[1]]
+    act = {"attacks": attacks, "hog": hog, "forbidden": forbidden, "network": network, "fork": fork}[sys.argv[1]]
     print(json.dumps(asyncio.run(act())))  # noqa: T201

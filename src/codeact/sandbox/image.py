@@ -184,10 +184,11 @@ class _Block:
         _libc.munmap(self.address, _BLOCK)
 
 
-def capture(target: int, told: dict[str, Any]) -> int:
+def capture(target: int, told: dict[str, Any], room: int = _BASE_SIZE) -> int:
     """Write the memory of this process into the file ``target``, with ``told`` for whoever restores it.
 
-    The file has its size already; what is written last stands at its end.
+    The file has its size already; what is written last stands at its end. ``room`` is how much memory, in bytes, this
+    process and the file may take together.
 
     Returns 0 here, once that is done, and a descriptor (see ``restore``) in each process restored from the file. To be
     called by the only thread that matters, with the locks held that other threads could hold. Raises OSError.
@@ -217,6 +218,8 @@ def capture(target: int, told: dict[str, Any]) -> int:
         for part in (large, [region for region in memory if region not in set(large)]):
             for piece in _pieces(child, part, pieces):  # the copy writes the large ones while the rest is looked at
                 block.add("pwrite", target, *piece, expect=piece[1])
+            if 2 * sum(length for _, length, _ in pieces) > room:
+                raise OSError(f"a copy of its state does not fit into the memory limit of {room >> 20} MiB beside it")
             block.add("read", go[0], block.address + 56, 1, expect=1)
             os.write(go[1], b"x")
         block.add("exit", 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import io
 import json
 import os
 import signal
@@ -99,11 +100,33 @@ def pack(target: int) -> None:
 
 
 def unpack(source: int) -> None:
-    with open(os.dup(source), "rb") as file:
-        file.seek(0)
-        with tarfile.open(fileobj=file, mode="r") as archive:
-            archive.extraction_filter = staticmethod(lambda member, _: member)  # it holds what this user may write
-            archive.extractall("/")
+    with tarfile.open(fileobj=io.BufferedReader(_Reader(source)), mode="r") as archive:
+        archive.extraction_filter = staticmethod(lambda member, _: member)  # it holds what this user may write
+        archive.extractall("/")
+
+
+class _Reader(io.RawIOBase):
+    """A file from its beginning, with a position of its own: others read from the same descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (self._position if whence == os.SEEK_CUR else 0)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = os.pread(self._descriptor, len(buffer), self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 def become(source: int, files: int, sockets: list[int], line: int, key: str) -> NoReturn:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import select
 import signal
 import socket
@@ -119,10 +120,11 @@ class Server:
             carried, others = kernelfork.told({*self.descriptors, target, files})
             lost = kernelfork.losses(others, self.tasks)
             kernelfork.pack(files)
+            room = resource.getrlimit(resource.RLIMIT_DATA)[0]  # the session's limit, see ``isolation.lock``
             with contextlib.ExitStack() as held:  # what the second thread could hold while this one is copied
                 for lock in (self.iopub.lock, *(stream.lock for stream in self.kernel.streams)):
                     held.enter_context(lock)
-                mailbox = image.capture(target, {"free": carried["free"]})
+                mailbox = image.capture(target, {"free": carried["free"]}, room)
             if mailbox:
                 self.resume(mailbox, carried)
             return lost
