@@ -31,6 +31,7 @@ FLOORS: dict[str, int] = {
     "raster": 1,
     "tracebacks": 1,
     "trajectory": 1,
+    "results": 1,
     # 2: adapters
     "models": 2,
     "sandbox": 2,
