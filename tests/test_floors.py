@@ -51,6 +51,7 @@ FLOORS: dict[str, int] = {
     "doctor": 5,
     "export": 5,
     "interrupts": 5,
+    "kernelspecs": 5,
     "outbox": 5,
     "running": 5,
     "screen": 5,

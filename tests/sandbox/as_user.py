@@ -110,6 +110,30 @@ async def network() -> Any:
     return {"names": names.result, "host": host.result}
 
 
+async def forbidden_jupyter() -> Any:
+    """The same machine, asked by a program of Jupyter that finds kernelspecs where the argument says."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    _refuse_unshare()
+    os.environ["JUPYTER_PATH"] = str(Path(sys.argv[2]) / "share" / "jupyter")
+    manager = AsyncKernelManager(kernel_name="codeact")
+    error: Exception | None = None
+    try:
+        await manager.start_kernel()
+    except Exception as raised:
+        error = raised
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return {"error": type(error).__name__, "said": str(error), "processes": len(children)}
+
+
 if __name__ == "__main__":
-    act = {"attacks": attacks, "hog": hog, "forbidden": forbidden, "network": network, "fork": fork}[sys.argv[1]]
+    acts = {
+        "attacks": attacks,
+        "hog": hog,
+        "forbidden": forbidden,
+        "forbidden-jupyter": forbidden_jupyter,
+        "network": network,
+        "fork": fork,
+    }
+    act = acts[sys.argv[1]]
     print(json.dumps(asyncio.run(act())))  # noqa: T201

@@ -50,6 +50,7 @@ class Channels:
 
     def __init__(self, addresses: dict[str, str], key: bytes) -> None:
         self._addresses = addresses
+        self._key = key
         self._session = uuid.uuid4().hex
         self._hmac = hmac.new(key, digestmod=hashlib.sha256)
         self._seen: dict[bytes, None] = {}  # signatures, oldest first
@@ -81,6 +82,11 @@ class Channels:
 
     def _sockets(self) -> list[Socket]:
         return [s for s in (self.iopub, self.shell, self.stdin, self._control) if s is not None]
+
+    def again(self) -> Channels:
+        """New connections to the same kernel: ZeroMQ makes none of its own where a message was larger than allowed."""
+        self.close()
+        return Channels(self._addresses, self._key)
 
     def close(self) -> None:
         for descriptor in tuple(self._armed):
@@ -203,6 +209,14 @@ def _bundle(content: dict[str, Any]) -> dict[str, str]:
     if not isinstance(data, dict):
         return {}
     return {encodable(mime): encodable(v if isinstance(v, str) else json.dumps(v))[:_TEXT] for mime, v in data.items()}
+
+
+def language_of(message: dict[str, Any]) -> str | None:
+    """The language and its version that a ``kernel_info_reply`` names, or None where it names none in plain words."""
+    told = message["content"].get("language_info")
+    words = [str(told.get(field, "")) for field in ("name", "version")] if isinstance(told, dict) else []
+    name = " ".join(word for word in words if word)
+    return name if re.fullmatch(r"[\w.+# -]{1,40}", name) else None
 
 
 def encodable(value: object) -> str:

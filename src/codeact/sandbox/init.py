@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codeact.sandbox import environment, image, isolation, linux, wire
+from codeact.sandbox import command, environment, image, isolation, linux, wire
 
 _LISTED = 2000
 _WATCH_EVERY = 0.25  # seconds, where no cgroup holds the memory limit
@@ -119,6 +119,8 @@ class _Init:
                         os.killpg(self.kernel, signal.SIGINT)
                 case "kill":
                     self.kill_everything()
+                case "connect":
+                    opened.append(command.connect(request["port"]))
                 case "open":
                     opened.append(_open(request["path"], writing=request["writing"]))
                 case "listen":
@@ -168,6 +170,9 @@ class _Init:
                 os.dup2(words, standard)
             os.close(words)
             linux.prctl(linux.PR_SET_DUMPABLE, 1)
+            if "argv" in request:
+                _set(request["environment"])
+                command.execute(request)
             gc.enable()
             from codeact.sandbox import kernelapp, kernelfork, kernelserver
 
@@ -176,8 +181,7 @@ class _Init:
                 kernelfork.become(source, files, self.sockets, line, request["key"])
             if image.base >= 0:
                 os.close(image.base)
-            for name, value in request["environment"].items():
-                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+            _set(request["environment"])
             environment.enter()
             kernelserver.serve_on(kernelapp.prepare(), self.sockets, request["key"].encode(), line)
             code = 0
@@ -187,6 +191,11 @@ class _Init:
             os.write(2, f"{type(error).__name__}: {error}".encode(errors="replace"))
         finally:
             os._exit(code)
+
+
+def _set(environment: dict[str, str | None]) -> None:
+    for name, value in environment.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _last_words() -> str:

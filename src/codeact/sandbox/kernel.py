@@ -19,12 +19,13 @@ from typing import IO, Any, Self
 
 from codeact.contracts import ExecutionResult, ExecutionStatus, FileInfo, HostTool, Output, Variable
 from codeact.errors import KernelStartError, SandboxError, SessionClosed, ToolError, UsageError
-from codeact.sandbox.channels import Channels, Socket, variables_of
+from codeact.sandbox.channels import Channels, Socket, language_of, variables_of
 from codeact.sandbox.execution import STOP_GRACE, Execution
 from codeact.sandbox.limits import Limits
 from codeact.sandbox.wire import CALL_MARK
 
 _READY_LIMIT = 60.0  # seconds
+_ASK_EVERY = 0.5  # seconds
 _NAMED = 20
 
 
@@ -82,6 +83,7 @@ class KernelSession(ABC):
     language = f"Python {platform.python_version()}"
     workspace_name = "/workspace"
     network = "There is no network."
+    ours = True  # the kernel is our own: it tells its state and calls host tools
 
     def __init__(self, id: str, limits: Limits, tools: Mapping[str, HostTool]) -> None:
         self.id = id
@@ -98,6 +100,7 @@ class KernelSession(ABC):
         self.stop_reason: ExecutionStatus | None = None
         self._started_before = False
         self._has_tools = False  # the next kernel comes with the stubs of its tools, being a copy of one
+        self._deaf = False  # the output of the last execution did not all come
 
     # --- what a backend provides ---
 
@@ -168,18 +171,38 @@ class KernelSession(ABC):
                 await self._install_tools()
             self._has_tools = False
             self._started_before = True
+        elif self._deaf and self._exited is not None:
+            self._channels = self._channels.again()
+            await self._wait_ready(self._channels, self._exited)
+        self._deaf = False
         return lost
 
     async def _wait_ready(self, channels: Channels, exited: asyncio.Future[str]) -> None:
-        """Until the kernel's output is known to reach us: it greets whoever has subscribed."""
+        """Until the kernel's output is known to reach us."""
         deadline = time.monotonic() + _READY_LIMIT
         while time.monotonic() < deadline and not exited.done():
-            for _, message in await channels.arrivals(exited, 1):
-                if message["header"].get("msg_type") == "iopub_welcome":
-                    return
+            if await (self._is_greeted(channels, exited) if self.ours else self._is_answered(channels, exited)):
+                return
         if exited.done():
             raise KernelStartError(f"the kernel ended while it started: {exited.result()}")
         raise KernelStartError(f"the kernel did not answer within {_READY_LIMIT:.0f} seconds")
+
+    async def _is_greeted(self, channels: Channels, exited: asyncio.Future[str]) -> bool:
+        """Our own kernel greets whoever has subscribed."""
+        arrivals = await channels.arrivals(exited, 1)
+        return any(message["header"].get("msg_type") == "iopub_welcome" for _, message in arrivals)
+
+    async def _is_answered(self, channels: Channels, exited: asyncio.Future[str]) -> bool:
+        """Any other is asked, until its answer and its output arrive."""
+        channels.send(channels.shell, "kernel_info_request", {})
+        heard = answered = False
+        again = time.monotonic() + _ASK_EVERY
+        while time.monotonic() < again and not exited.done() and not (heard and answered):
+            for socket, message in await channels.arrivals(exited, again - time.monotonic()):
+                heard = heard or socket is channels.iopub
+                answered = answered or socket is channels.shell
+                self.language = language_of(message) or self.language
+        return heard and answered
 
     def _drop_channels(self) -> None:
         if self._channels is not None:
@@ -192,6 +215,8 @@ class KernelSession(ABC):
         names = sorted(self.names)
         shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
         lost = f"All variables are lost ({shown})." if names else "It held no variables."
+        if not self.ours:
+            lost = "All variables are lost."
         self._drop_channels()
         self.names = {}
         return f"The kernel died: {cause}. {lost} Files in {self.workspace_name} are kept."
@@ -222,6 +247,7 @@ class KernelSession(ABC):
             try:
                 async for output in execution.outputs(code):
                     yield output
+                self._deaf = execution.reply is not None and not execution.idle
                 yield await execution.result()
             finally:
                 self._execution = None
@@ -246,6 +272,11 @@ class KernelSession(ABC):
         if self._execution is not None:
             await self._execution.stop()
 
+    async def interrupt_by_message(self) -> None:
+        """For a kernel that takes no signals."""
+        if self._channels is not None:
+            self._channels.send(self._channels.control, "interrupt_request", {})
+
     async def restart(self) -> None:
         """Give up the kernel and its variables; files stay. The next execution starts a fresh one."""
         async with self._lock:
@@ -255,9 +286,9 @@ class KernelSession(ABC):
                 self.names = {}
 
     async def variables(self) -> tuple[Variable, ...]:
-        """The live names of the kernel, empty when none runs."""
+        """The live names of the kernel, empty when none runs or when it is one that does not tell."""
         channels, exited = self._channels, self._exited
-        if channels is None or exited is None or exited.done():
+        if channels is None or exited is None or exited.done() or not self.ours:
             return ()
         if self._lock.locked():
             return tuple(self.names.values())  # as of the end of the last execution

@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from codeact.contracts import FileInfo, HostTool, Variable
-from codeact.errors import FileTransferError, KernelStartError, SandboxError
+from codeact.errors import FileTransferError, KernelStartError, SandboxError, UsageError
 from codeact.sandbox import wire
-from codeact.sandbox.box import Box
+from codeact.sandbox.box import KERNEL_ENVIRONMENT, Box
 from codeact.sandbox.channels import Channels, encodable
 from codeact.sandbox.forkserver import ForkServer
 from codeact.sandbox.kernel import KernelSandbox, KernelSession
+from codeact.sandbox.kernelspec import find
 from codeact.sandbox.limits import Limits, copy_bounded
 from codeact.sandbox.network import Network
 
@@ -32,7 +33,6 @@ KNOWN_PACKAGES = (
     "numpy", "pandas", "matplotlib", "scipy", "sklearn", "seaborn", "statsmodels", "sympy", "polars", "pyarrow",
     "duckdb", "openpyxl", "networkx", "torch", "transformers", "requests", "bs4", "PIL", "cv2", "nltk",
 )  # fmt: skip
-_KERNEL_ENVIRONMENT = {"MPLCONFIGDIR": "/tmp/home/.matplotlib", "PYTHONPATH": None}  # of the zygote, not of sessions
 
 _FORK_LIMIT = 120.0  # seconds: gigabytes take some
 PROXY_PORT = 3128
@@ -54,14 +54,22 @@ def _packages() -> str:
 class LocalSandbox(KernelSandbox):
     """Sessions on this machine. ``async with LocalSandbox() as sandbox: session = await sandbox.session()``.
 
-    The zygote starts with the first session (a second or two) and serves all later ones.
+    The zygote starts with the first session (a second or two) and serves all later ones. ``kernel`` names an installed
+    kernelspec, whose kernel runs within the same boundary in the place of our own Python; it is not told of host tools.
+    Raises UsageError where there is none of that name.
     """
 
     name = "local"
 
-    def __init__(self, limits: Limits | None = None, network: Network | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, network: Network | None = None, kernel: str | None = None) -> None:
         super().__init__(limits)
         self.network = network or Network()
+        self.foreign = find(kernel) if kernel is not None else None
+        if self.foreign is not None and self.network.kind == "host":
+            raise UsageError(
+                f"the kernel {kernel!r} cannot have the network of the host: the ports where it listens would be open "
+                "to everybody on this machine; allow hosts by name (allow_net)"
+            )
         self._zygote: ForkServer | None = None
         self._starting = asyncio.Lock()
 
@@ -75,6 +83,8 @@ class LocalSandbox(KernelSandbox):
 
     async def forks(self, parent: LocalSession, count: int) -> tuple[LocalSession, ...]:
         """Copies of a session of this sandbox. See ``codeact.contracts.Session``."""
+        if self.foreign is not None:
+            raise SandboxError(f"the kernel {self.foreign.name!r} cannot be forked: only codeact's own Python can")
         if parent.zygote is not self._zygote or not parent.zygote.alive:
             raise SandboxError("this session cannot be forked: the zygote that it comes from is gone")
         sessions: list[LocalSession] = []
@@ -96,11 +106,18 @@ class LocalSandbox(KernelSandbox):
         return tuple(sessions)
 
     async def _make(self, id: str, tools: Mapping[str, HostTool]) -> LocalSession:
+        if tools and self.foreign is not None:
+            raise UsageError(f"the kernel {self.foreign.name!r} cannot call host tools: only codeact's own Python can")
         async with self._starting:
             if self._zygote is None or not self._zygote.alive:
                 if self._zygote is not None:
                     await self._zygote.close()
-                self._zygote = await ForkServer.start(resolves=self.network.kind == "host")
+                resolves = self.network.kind == "host"
+                self._zygote = (
+                    await ForkServer.start(resolves, preload=(), visible=self.foreign.readable)
+                    if self.foreign
+                    else await ForkServer.start(resolves)
+                )
             return LocalSession(id, self, tools, self._zygote)
 
     async def close(self) -> None:
@@ -152,11 +169,13 @@ class LocalSession(KernelSession):
 
     def __init__(self, id: str, sandbox: LocalSandbox, tools: Mapping[str, HostTool], zygote: ForkServer) -> None:
         super().__init__(id, sandbox.limits, tools)
-        self.language += _packages()
+        self._foreign = foreign = sandbox.foreign
+        self.ours = foreign is None
+        self.language = foreign.display_name if foreign else self.language + _packages()
         self.network = sandbox.network.description
         self.zygote = zygote
         self._sandbox = sandbox
-        self._box = Box(self.limits, zygote, sandbox.network)
+        self._box = Box(self.limits, zygote, sandbox.network, foreign)
         self._proxy: Proxy | None = None
         self._image: Image | None = None
         self._lost: tuple[str, ...] = ()  # of a fork, until it is told
@@ -176,7 +195,7 @@ class LocalSession(KernelSession):
 
     async def start_kernel(self) -> tuple[Channels, asyncio.Future[str]]:
         key = secrets.token_hex(32)
-        environment = _KERNEL_ENVIRONMENT | (_PROXY_ENVIRONMENT if self._proxy else {})
+        environment = KERNEL_ENVIRONMENT | (_PROXY_ENVIRONMENT if self._proxy else {})
         given = self._image.files if self._image else ()
         exited = await self._box.start(given, key=key, environment=environment)
         addresses = {channel: f"ipc://{self._box.address(channel)}" for channel in wire.CHANNELS}
@@ -214,7 +233,10 @@ class LocalSession(KernelSession):
             self._image = None  # a kernel started later is a new one
 
     async def interrupt_kernel(self) -> None:
-        await self._box.interrupt()
+        if self._foreign is not None and self._foreign.interrupt_mode == "message":
+            await self.interrupt_by_message()
+        else:
+            await self._box.interrupt()
 
     async def kill_kernel(self) -> None:
         await self._box.kill()

@@ -101,7 +101,7 @@ def _spawn(host: socket.socket, request: dict[str, Any], descriptors: list[int],
             host.close()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            sockets, doors = descriptors[1 : 1 + len(wire.CHANNELS)], descriptors[1 + len(wire.CHANNELS) :]
+            sockets, doors = descriptors[1 : 1 + request["sockets"]], descriptors[1 + request["sockets"] :]
             limited = cgroups.join(doors)
             init.run(control, sockets, isolation.Jail.model_validate(request["jail"]), is_root, watch=not limited)
     except BaseException as error:
