@@ -80,6 +80,10 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]
     def _ipython_dir_changed(self, change: object) -> None:
         """Make no directory before there is something to put into it."""
 
+    async def run_ast_nodes(self, *arguments: Any, **options: Any) -> Any:
+        self.kernel.interrupts.release()
+        return await super().run_ast_nodes(*arguments, **options)
+
     @contextlib.contextmanager
     def _tee(self, channel: str) -> Iterator[None]:
         yield
@@ -159,6 +163,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
     async def do_execute(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         reply: dict[str, Any]
         before = self._known
+        self.interrupts.hold()
         try:
             if self._announcement:
                 super()._publish_execute_input(*self._announcement)
@@ -168,6 +173,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             reply |= {"execution_count": self.shell.execution_count, "user_expressions": {}, "payload": []}
         self._announcement = ()
         ignore_interrupts()  # too late from here on
+        self.interrupts.forget()
         self._known = state.snapshot(self.shell.user_ns)
         reply["codeact"] = state.changes(before, self._known)
         return reply

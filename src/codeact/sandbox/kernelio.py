@@ -42,11 +42,25 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._shielded = 0
+        self._held = False
         self._pending = False
+
+    def hold(self) -> None:
+        """Put interrupts off until the code begins: what runs before it would swallow them."""
+        self._held = True
+
+    def release(self) -> None:
+        """The code begins. Raises what was put off."""
+        self._held = False
+        self.check()
+
+    def forget(self) -> None:
+        """The code is over: there is nothing left to interrupt."""
+        self._held = self._pending = False
 
     def handle(self, number: int, frame: object) -> None:
         """The handler of SIGINT while code runs."""
-        if self._shielded:
+        if self._shielded or self._held:
             self._pending = True
         else:
             raise KeyboardInterrupt
