@@ -28,7 +28,7 @@ import re
 import select
 import signal
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 _PAGE = mmap.PAGESIZE
@@ -185,11 +185,14 @@ class _Block:
         _libc.munmap(self.address, _BLOCK)
 
 
-def capture(target: int, told: dict[str, Any], room: int = _BASE_SIZE) -> int:
+def capture(
+    target: int, told: dict[str, Any], room: int = _BASE_SIZE, planned: Callable[[], object] = lambda: None
+) -> int:
     """Write the memory of this process into the file ``target``, with ``told`` for whoever restores it.
 
     The file has its size already; what is written last stands at its end. ``room`` is how much memory, in bytes, this
-    process and the file may take together.
+    process and the file may take together. ``planned`` is called when all but the memory itself is written:
+    ``read_head`` works from then on.
 
     Returns 0 here, once that is done, and a descriptor (see ``restore``) in each process restored from the file. To be
     called by the only thread that matters, with the locks held that other threads could hold. Raises OSError.
@@ -230,6 +233,7 @@ def capture(target: int, told: dict[str, Any], room: int = _BASE_SIZE) -> int:
         text = json.dumps(head).encode()
         size = os.fstat(target).st_size
         os.pwrite(target, text + struct.pack("=Q", len(text)), size - len(text) - 8)
+        planned()
     finally:
         os.close(arrived[0])
         os.close(go[1])  # without a word, the copy ends

@@ -308,15 +308,22 @@ class KernelSession(ABC):
 
     async def _request(
         self, channels: Channels, exited: asyncio.Future[str], socket: Socket, kind: str, content: dict[str, Any],
-        limit: float,
+        limit: float, meanwhile: Callable[[str], None] = lambda kind: None,
     ) -> dict[str, Any]:  # fmt: skip
-        """The content of the reply to a request, within ``limit`` seconds. Raises SandboxError."""
+        """The content of the reply to a request, within ``limit`` seconds. Raises SandboxError.
+
+        ``meanwhile`` is called with the kinds of other messages that answer it.
+        """
         message_id = channels.send(socket, kind, content)
         deadline = time.monotonic() + limit
         while time.monotonic() < deadline and not exited.done():
             for source, message in await channels.arrivals(exited, min(limit, 1)):
-                if source is socket and message["parent_header"].get("msg_id") == message_id:
+                if source is not socket or message["parent_header"].get("msg_id") != message_id:
+                    continue
+                kind = str(message["header"].get("msg_type"))
+                if kind.endswith("_reply"):
                     return dict(message["content"])
+                meanwhile(kind)
         raise SandboxError(f"the kernel did not answer to {kind} within {limit:g} seconds")
 
     async def close(self) -> None:

@@ -12,7 +12,8 @@ On top of the protocol, and a plain client never notices:
 
 - ``codeact`` in the content of every ``execute_reply``: names added, changed, removed;
 - ``codeact_state_request`` on the control channel, answered with the live names even while code runs;
-- ``codeact_fork_request`` on the shell channel: the kernel copies itself into files that its process 1 hands it;
+- ``codeact_fork_request`` on the shell channel: the kernel copies itself into files that its process 1 hands it, and
+  says so with ``codeact_fork_begun`` before the reply, when the copy can be prepared;
 - ``input_request`` whose prompt begins with ``CALL_MARK`` for a call of a host tool: the rest is JSON
   ``{"tool", "arguments"}``, the reply's value is JSON ``{"result"}`` or ``{"error", "kind"}``.
 
@@ -36,7 +37,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -206,13 +207,16 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.aborting = self.loop.create_task(stop_aborting())
 
     async def codeact_fork_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        def planned() -> None:
+            self.session.send(stream, "codeact_fork_begun", {}, parent, ident=ident)
+
         try:
-            content = {"status": "ok", "lost": self.fork()}
+            content = {"status": "ok", "lost": self.fork(planned)}
         except OSError as error:
             content = {"status": "error", "evalue": str(error)}
         self.session.send(stream, "codeact_fork_reply", content, parent, ident=ident)
 
-    def fork(self) -> list[str]:
+    def fork(self, planned: Callable[[], object]) -> list[str]:
         """Copy this kernel for other sessions; see ``kernelserver``."""
         raise OSError("this kernel cannot be forked")
 

@@ -19,11 +19,12 @@ import tarfile
 import threading
 from typing import Any, NoReturn
 
-from codeact.sandbox import image
+from codeact.sandbox import image, wire
 
 _CARRIED = ("workspace", "tmp", "dev/shm")
 _LEFT = {"tmp/home/.kernel"}  # the last words of a kernel are its own
 _LISTED = 20
+_WRITTEN_WITHIN = 130.0  # seconds: more than the host gives the kernel that writes it
 
 OpenFile = tuple[int, str, int, int]
 """Descriptor, path, flags, position."""
@@ -130,10 +131,17 @@ class _Reader(io.RawIOBase):
 
 
 def become(source: int, files: int, sockets: list[int], line: int, key: str) -> NoReturn:
-    """Turn this process, fresh from the zygote, into the kernel whose memory is in ``source``."""
+    """Turn this process, fresh from the zygote, into the kernel whose memory is being written to ``source``.
+
+    A word over ``line`` says that it is complete. Raises OSError.
+    """
     unpack(files)
     os.close(files)
     head = image.read_head(source)
+    with socket.socket(fileno=os.dup(line)) as waiting:
+        waiting.settimeout(_WRITTEN_WITHIN)
+        if wire.receive(waiting) is None:
+            raise OSError("the memory of the other kernel did not come")
     free = int(head["told"]["free"])
     given = [source, line, *sockets, *([image.base] if image.base >= 0 else [])]
     moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, free) for number in given]

@@ -105,8 +105,11 @@ class Server:
             self.iopub.socket.close(linger=1000)
             self.shell.close(linger=1000)
 
-    def fork(self) -> list[str]:
-        """Copy this kernel into the files that process 1 hands over. Returns what the copy will not have, in words."""
+    def fork(self, planned: Callable[[], object]) -> list[str]:
+        """Copy this kernel into the files that process 1 hands over. Returns what the copy will not have, in words.
+
+        ``planned`` is called when the copy can be prepared, see ``image.capture``.
+        """
         if self.line is None or not image.is_possible():
             raise OSError(f"a kernel on {platform.machine()} without a boundary cannot be forked")
         self.line.settimeout(_HANDED_OVER_WITHIN)
@@ -124,7 +127,7 @@ class Server:
             with contextlib.ExitStack() as held:  # what the second thread could hold while this one is copied
                 for lock in (self.iopub.lock, *(stream.lock for stream in self.kernel.streams)):
                     held.enter_context(lock)
-                mailbox = image.capture(target, {"free": carried["free"]}, room)
+                mailbox = image.capture(target, {"free": carried["free"]}, room, planned)
             if mailbox:
                 self.resume(mailbox, carried)
             return lost

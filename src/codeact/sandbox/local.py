@@ -13,14 +13,14 @@ import importlib.util
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any
 
 from codeact.contracts import FileInfo, HostTool, Variable
 from codeact.errors import FileTransferError, KernelStartError, SandboxError, UsageError
 from codeact.sandbox import wire
 from codeact.sandbox.box import KERNEL_ENVIRONMENT, Box
 from codeact.sandbox.channels import Channels, encodable
-from codeact.sandbox.forkserver import ForkServer
+from codeact.sandbox.forkserver import ForkServer, settle
 from codeact.sandbox.kernel import KernelSandbox, KernelSession
 from codeact.sandbox.kernelspec import find
 from codeact.sandbox.limits import Limits, copy_bounded
@@ -88,21 +88,24 @@ class LocalSandbox(KernelSandbox):
         if parent.zygote is not self._zygote or not parent.zygote.alive:
             raise SandboxError("this session cannot be forked: the zygote that it comes from is gone")
         sessions: list[LocalSession] = []
+        image = Image(self.limits, parent.names)
+        work: list[asyncio.Future[Any]] = []
         try:
             for _ in range(count):
                 session = await self._add(None, parent.tools)
                 assert isinstance(session, LocalSession)
                 sessions.append(session)
-            preparing = asyncio.gather(*(session.prepare() for session in sessions))
-            try:
-                image = await parent.capture()
-            finally:
-                await preparing
-            with image:
-                await asyncio.gather(*(session.open_from(image) for session in sessions))
+            work.append(asyncio.ensure_future(parent.capture(image)))
+            work += [asyncio.ensure_future(session.open_from(image)) for session in sessions]
+            await asyncio.gather(*work)
         except BaseException:
+            for one in work:
+                one.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
             await asyncio.gather(*(session.close() for session in sessions))
             raise
+        finally:
+            image.close()
         return tuple(sessions)
 
     async def _make(self, id: str, tools: Mapping[str, HostTool]) -> LocalSession:
@@ -137,6 +140,9 @@ class Image:
         self.names = dict(names)
         self.lost: tuple[str, ...] = ()
         self.files: tuple[int, ...] = ()
+        loop = asyncio.get_running_loop()
+        self.begun: asyncio.Future[None] = loop.create_future()  # from when on a kernel can get ready for it
+        self.written: asyncio.Future[None] = loop.create_future()
         for name, size in (("memory", limits.memory), ("files", limits.disk + limits.disk // 8 + (1 << 20))):
             file = os.memfd_create(f"codeact-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             self.files += (file,)
@@ -151,17 +157,15 @@ class Image:
         self.lost = tuple(encodable(text)[:200] for text in listed[:50]) if isinstance(listed, list) else ()
         for file in self.files:  # nobody changes it under those who read it
             fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        settle(self.begun)
+        settle(self.written)
 
     def close(self) -> None:
         for file in self.files:
             os.close(file)
         self.files = ()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        for waited_for in (self.begun, self.written):
+            waited_for.cancel()
 
 
 class LocalSession(KernelSession):
@@ -198,6 +202,9 @@ class LocalSession(KernelSession):
         environment = KERNEL_ENVIRONMENT | (_PROXY_ENVIRONMENT if self._proxy else {})
         given = self._image.files if self._image else ()
         exited = await self._box.start(given, key=key, environment=environment)
+        if self._image:
+            await self._image.written
+            await self._box.lend(())
         addresses = {channel: f"ipc://{self._box.address(channel)}" for channel in wire.CHANNELS}
         return Channels(addresses, key.encode()), exited
 
@@ -206,31 +213,28 @@ class LocalSession(KernelSession):
     async def forks(self, count: int) -> tuple[KernelSession, ...]:
         return await self._sandbox.forks(self, count)
 
-    async def capture(self) -> Image:
-        """The state of this session, for others to begin with. Raises SandboxError."""
+    async def capture(self, image: Image) -> None:
+        """Have the state of this session written, for others to begin with. Raises SandboxError."""
         async with self._lock:
             if self._channels is None or self._exited is None or self._exited.done():
                 raise SandboxError("this session cannot be forked: it has no running kernel")
-            image = Image(self.limits, self.names)
-            try:
-                await self._box.lend(image.files)
-                request = self._request(
-                    self._channels, self._exited, self._channels.shell, "codeact_fork_request", {}, _FORK_LIMIT
-                )
-                image.finish(await request)
-            except BaseException:
-                image.close()
-                raise
-        return image
+            channels, exited = self._channels, self._exited
+            await self._box.lend(image.files)
+            reply = await self._request(
+                channels, exited, channels.shell, "codeact_fork_request", {}, _FORK_LIMIT, lambda _: settle(image.begun)
+            )
+            image.finish(reply)
 
     async def open_from(self, image: Image) -> None:
-        """Start the kernel as the copy of another session's, in the box that was prepared."""
+        """Start the kernel as the copy of another session's."""
+        await self.prepare()
+        await image.begun
         self._image, self._has_tools = image, True
-        self.names, self._lost = dict(image.names), image.lost
         try:
             await super().open()
         finally:
             self._image = None  # a kernel started later is a new one
+        self.names, self._lost = dict(image.names), image.lost
 
     async def interrupt_kernel(self) -> None:
         if self._foreign is not None and self._foreign.interrupt_mode == "message":
