@@ -356,7 +356,7 @@ def rebase() -> bool:
     has less to copy. A fork tries the move first, so that a machine on which it fails loses no zygote.
     """
     global base
-    if not is_possible():
+    if not is_possible() or len(os.listdir("/proc/self/task")) > 1:
         return False
     file = os.memfd_create(_BASE, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
