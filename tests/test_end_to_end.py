@@ -14,11 +14,12 @@ from typing import Any, Literal
 import pytest
 import pytest_asyncio
 
-from codeact.agent import Agent, RunResult
+from codeact.agent import Agent
 from codeact.budget import Budget
 from codeact.contracts import Sandbox
 from codeact.events import ExecutionFinished, ModelDelta, ModelReplied, ModelRestarted, Notice, Observed, RunFinished
 from codeact.models.openai import OpenAIModel
+from codeact.results import RunResult
 from codeact.sandbox import Sandbox as open_sandbox
 from tests.servers import Behaviour, Request, Scripted, ScriptedServer, ToolReply
 

@@ -31,6 +31,7 @@ FLOORS: dict[str, int] = {
     "raster": 1,
     "tracebacks": 1,
     "trajectory": 1,
+    "results": 1,
     # 2: adapters
     "models": 2,
     "sandbox": 2,
@@ -50,6 +51,7 @@ FLOORS: dict[str, int] = {
     "doctor": 5,
     "export": 5,
     "interrupts": 5,
+    "kernelspecs": 5,
     "outbox": 5,
     "running": 5,
     "screen": 5,

@@ -11,20 +11,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codeact.agent import Agent, Conversation, RunResult
+    from codeact.agent import Agent, Conversation
     from codeact.budget import Budget
     from codeact.models import open_model
+    from codeact.results import BestOf, RunResult
     from codeact.sandbox import Sandbox
     from codeact.tools import tool
 
 __version__ = "0.1.0"
-__all__ = ["Agent", "Budget", "Conversation", "RunResult", "Sandbox", "open_model", "tool"]
+__all__ = ["Agent", "BestOf", "Budget", "Conversation", "RunResult", "Sandbox", "open_model", "tool"]
 
 _HOMES = {
     "Agent": "codeact.agent",
+    "BestOf": "codeact.results",
     "Budget": "codeact.budget",
     "Conversation": "codeact.agent",
-    "RunResult": "codeact.agent",
+    "RunResult": "codeact.results",
     "Sandbox": "codeact.sandbox",
     "open_model": "codeact.models",
     "tool": "codeact.tools",

@@ -10,37 +10,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import assert_never
+from typing import Any, TypeVar, assert_never
 
 from codeact import contracts, events, sync
 from codeact.budget import Budget, Meter
 from codeact.context import Context
 from codeact.contracts import ExecutionResult, HostTool, Model, Reply, Sandbox, Session, Usage
 from codeact.errors import ContextOverflow, ModelError, SandboxError, UsageError
-from codeact.events import EndReason, Event
+from codeact.events import Event
 from codeact.formats import DROPPED_NOTICE, format_for_model, get_format
 from codeact.models import open_model
 from codeact.models.estimate import estimate_usage
 from codeact.models.prices import price
 from codeact.observation import render
+from codeact.results import BestOf, RunResult
 from codeact.sandbox import Sandbox as open_sandbox
+
+T = TypeVar("T")
+
+Check = Callable[[RunResult, Session], bool | Awaitable[bool]]
+"""Whether a continuation is good: told how it ended, and free to look at its session."""
 
 SAME_ERROR = 3
 """How many times in a row the same error must come before the model is told that it goes in circles."""
-
-
-class RunResult(contracts.Value):
-    """How a run ended. ``events`` holds all that happened; ``end`` the last of them, with usage, cost and times."""
-
-    answer: str | None
-    reason: EndReason
-    message: str
-    end: events.RunFinished
-    events: tuple[Event, ...]
 
 
 class Agent:
@@ -91,14 +89,20 @@ class Agent:
 
         Raises UsageError, ModelError or SandboxError where it cannot begin; what breaks later is in the result.
         """
-        seen = [event async for event in self.stream(task, files)]
-        end = seen[-1]
-        assert isinstance(end, events.RunFinished)
-        return RunResult(answer=end.answer, reason=end.reason, message=end.message, end=end, events=tuple(seen))
+        return RunResult.of([event async for event in self.stream(task, files)])
 
     def run(self, task: str, files: Sequence[str | Path] = ()) -> RunResult:
         """``arun`` for ordinary code."""
         return sync.wait_for(self.arun(task, files))
+
+    async def abest_of(self, n: int, check: Check, task: str, files: Sequence[str | Path] = ()) -> BestOf:
+        """Solve one task ``n`` times in parallel, in forks of one fresh session; see ``Conversation.best_of``."""
+        async with self.conversation() as conversation:
+            return await conversation.best_of(n, check, task, files)
+
+    def best_of(self, n: int, check: Check, task: str, files: Sequence[str | Path] = ()) -> BestOf:
+        """``abest_of`` for ordinary code."""
+        return sync.wait_for(self.abest_of(n, check, task, files))
 
 
 class Conversation:
@@ -117,6 +121,7 @@ class Conversation:
         self.cancelled = False
         self.waiting: asyncio.Timeout | None = None
         self.running_code = False
+        self.branches: list[Conversation] = []  # continuations under way, see best_of
 
     async def __aenter__(self) -> Conversation:
         agent = self.agent
@@ -144,6 +149,8 @@ class Conversation:
     def cancel(self) -> None:
         """End the run that is under way: stops the model's stream, interrupts the code. Its last event tells so."""
         self.cancelled = True
+        for branch in self.branches:
+            branch.cancel()
         if self.running_code:
             self.stop_code()
         elif self.waiting is not None:
@@ -176,6 +183,44 @@ class Conversation:
             self.events.append(run.meter.cancelled())
             raise
 
+    async def best_of(self, n: int, check: Check, message: str, files: Sequence[str | Path] = ()) -> BestOf:
+        """Give the agent a message ``n`` times in parallel, each in a fork of the session; go on as the best.
+
+        That is the first, in order, that ``check`` passes: its session and history become the conversation's. Where
+        none passes, the conversation stays as it was. The continuations differ by what the model says: give the agent
+        a ``temperature``. Raises as ``send`` does, and SandboxError where the session cannot be forked.
+        """
+        if n < 1:
+            raise UsageError("best_of needs at least one continuation")
+        before, best = tuple(self.events), None
+        self.branches = [self._branch(session) for session in await self.session.forks(n)]
+        try:
+            results = await _together(branch._collect(message, files) for branch in self.branches)
+            pairs = zip(results, self.branches, strict=True)
+            passed = await _together(_checked(check, result, branch.session) for result, branch in pairs)
+            if any(passed):
+                best = passed.index(True)
+                chosen = self.branches.pop(best)
+                self._stack.push_async_callback(chosen.session.close)
+                old, self.session, self.events = self.session, chosen.session, chosen.events
+                self.context, self.lenient = chosen.context, chosen.lenient
+                await old.close()
+        finally:
+            left, self.branches = self.branches, []
+            await asyncio.gather(*(branch.session.close() for branch in left))
+        return BestOf(results=tuple(results), passed=tuple(passed), best=best, before=before)
+
+    def _branch(self, session: Session) -> Conversation:
+        """A conversation that goes on from here in that session."""
+        branch = Conversation(self.agent)
+        branch.model, branch.sandbox, branch.session = self.model, self.sandbox, session
+        branch.format, branch.context, branch.lenient = self.format, copy.deepcopy(self.context), self.lenient
+        branch.events = list(self.events)
+        return branch
+
+    async def _collect(self, message: str, files: Sequence[str | Path]) -> RunResult:
+        return RunResult.of([event async for event in self.send(message, files)])
+
     async def _put_files(self, files: Sequence[str | Path]) -> tuple[str, ...]:
         names: list[str] = []
         for path in map(Path, files):
@@ -190,6 +235,22 @@ class Conversation:
                 raise UsageError(f"cannot read the file {path}: {error.strerror}") from error
             names.append(path.name)
         return tuple(names)
+
+
+async def _together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All of them at once; where one fails, the others are ended first."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _checked(check: Check, result: RunResult, session: Session) -> bool:
+    verdict = check(result, session)
+    return bool(await verdict if inspect.isawaitable(verdict) else verdict)
 
 
 class _Run:

@@ -42,6 +42,8 @@ app = typer.Typer(
 )
 config = typer.Typer(help="The configuration.", rich_markup_mode=None, context_settings=_SETTINGS)
 app.add_typer(config, name="config", epilog=EXIT_CODES)
+kernelspec = typer.Typer(help="The sandbox as a kernel for Jupyter.", rich_markup_mode=None, context_settings=_SETTINGS)
+app.add_typer(kernelspec, name="kernelspec", epilog=EXIT_CODES)
 
 Flags: TypeAlias = dict[str, object]
 ModelName: TypeAlias = Annotated[
@@ -275,6 +277,56 @@ def show(json: Annotated[bool, typer.Option("--json", help="One JSON object on s
         text = ", ".join(value) if isinstance(value, tuple) else value
         typer.echo(f"{name:18}{'-' if text in (None, '') else text!s:32}  {origin}")
     return 0
+
+
+@kernelspec.command(name="install", epilog=EXIT_CODES)
+def install_kernelspec(
+    user: Annotated[bool, typer.Option("--user", help="For this user, in every environment.")] = False,
+    sys_prefix: Annotated[bool, typer.Option("--sys-prefix", help="In this Python's environment [default].")] = False,
+    prefix: Annotated[Path | None, typer.Option("--prefix", metavar="DIR", help="Below this directory.")] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option("--kernel", metavar="NAME", help="An installed kernel to sandbox [default: our Python]."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="The kernelspec's name [default: codeact, codeact-KERNEL]."),
+    ] = None,
+    display_name: Annotated[
+        str | None, typer.Option(metavar="TEXT", help='As Jupyter shows it [default: "Python (codeact sandbox)"].')
+    ] = None,
+    memory: Memory = None,
+) -> int:
+    """Let JupyterLab and other clients start kernels in the sandbox."""
+    from codeact import kernelspecs
+
+    return kernelspecs.install((user, sys_prefix, prefix), kernel, name, display_name, memory)
+
+
+@kernelspec.command(name="list", epilog=EXIT_CODES)
+def list_kernelspecs() -> int:
+    """List the kernelspecs that run in the sandbox."""
+    from codeact import kernelspecs
+
+    return kernelspecs.show()
+
+
+@kernelspec.command(name="remove", epilog=EXIT_CODES)
+def remove_kernelspec(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As list shows it.")] = "codeact",
+) -> int:
+    """Remove a kernelspec that runs in the sandbox."""
+    from codeact import kernelspecs
+
+    return kernelspecs.remove(name)
+
+
+@kernelspec.command(name="refuse", hidden=True, epilog=EXIT_CODES)
+def refuse_kernel(connection_file: Annotated[str, typer.Argument(metavar="FILE")] = "") -> int:
+    """Start nothing: what a client runs that ignores provisioners."""
+    from codeact import kernelspecs
+
+    return kernelspecs.refuse()
 
 
 # --- what the commands share --------------------------------------------------------------------------------------

@@ -407,6 +407,18 @@ class Session(Protocol):
         """The files of the workspace, hidden ones left out."""
         ...
 
+    async def fork(self) -> Session:
+        """A second session with the same live variables, files and working directory; then neither sees the other.
+
+        Waits for a running execution. What cannot be carried (threads, sockets, processes) is told with the first
+        execution of the new session. Raises SandboxError where this sandbox cannot, or the state is too large.
+        """
+        ...
+
+    async def forks(self, count: int) -> tuple[Session, ...]:
+        """That many of them, from one state: cheaper than one after the other."""
+        ...
+
     async def close(self) -> None:
         """End the kernel and remove everything that the session had. Safe to call twice."""
         ...

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
@@ -158,7 +158,7 @@ async def sandbox_of(settings: Settings) -> AsyncIterator[Sandbox]:
     from codeact.sandbox import Sandbox as open_sandbox
 
     logging.getLogger("codeact").addHandler(logging.NullHandler())  # people read of refusals with the code's output
-    limits = {"memory": settings.memory << 20, "timeout": settings.timeout}
+    limits: dict[str, Any] = {"memory": settings.memory << 20, "timeout": settings.timeout}
     network, allowed = settings.network, settings.allow_net
     async with open_sandbox(settings.sandbox, network=network, allow_net=allowed, **limits) as sandbox:
         yield sandbox

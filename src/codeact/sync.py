@@ -6,6 +6,7 @@ One loop for all calls, so that a sandbox or a model opened in one call can be u
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -42,6 +43,11 @@ def wait_for(coroutine: Coroutine[Any, Any, T]) -> T:
         future.cancel()  # counts as done at once: only the coroutine itself knows when it has ended
         ended.wait(30)
         raise
+
+
+def hand_over(coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    """Begin ``coroutine`` on that loop at once. For code with an event loop of its own, which wraps the future."""
+    return asyncio.run_coroutine_threadsafe(coroutine, _running_loop())
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

@@ -23,7 +23,7 @@ from codeact import __version__
 from codeact.context import messages
 from codeact.contracts import Image, Message, Reply, ReplyParser, Value
 from codeact.errors import TrajectoryError, UsageError
-from codeact.events import EVENT, LIVE, Event
+from codeact.events import EVENT, LIVE, Event, RunStarted
 
 VERSION = 1
 MAX_LINE = 128 * 1024 * 1024
@@ -224,3 +224,20 @@ def to_conversations(trajectory: Trajectory, id: str) -> dict[str, object]:
     pictures, which such a record cannot hold."""
     turns = messages(trajectory.events, format=_Upstream(), context_window=None)
     return {"id": id, "conversations": [{"role": m.role, "content": m.text} for m in turns]}
+
+
+def to_preference(before: Iterable[Event], chosen: Iterable[Event], rejected: Iterable[Event]) -> dict[str, object]:
+    """A record for preference training: ``{"prompt", "chosen", "rejected"}``, each a list of ``{"role", "content"}``.
+
+    ``before`` is the history that both went on from; each of the two begins with its ``RunStarted``. This is the
+    conversational form of DPO data (huggingface.co/docs/trl/dataset_formats).
+    """
+
+    def told(events: Iterable[Event]) -> list[dict[str, str]]:
+        turns = messages(tuple(events), format=_Upstream(), context_window=None)
+        return [{"role": m.role, "content": m.text} for m in turns]
+
+    before, chosen, rejected = tuple(before), tuple(chosen), tuple(rejected)
+    prompt = told((*before, *(event for event in chosen if isinstance(event, RunStarted))))
+    both = (told((*before, *events))[len(prompt) :] for events in (chosen, rejected))
+    return {"prompt": prompt, **dict(zip(("chosen", "rejected"), both, strict=True))}

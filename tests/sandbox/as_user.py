@@ -49,6 +49,20 @@ async def hog() -> Any:
     }
 
 
+async def fork() -> Any:
+    async with Sandbox("local", **LIMITS) as sandbox:
+        session = await sandbox.session()
+        await session.run("line = [1]\nopen('file', 'w').write('text')")
+        fork = await session.fork()
+        await fork.run("line.append(2)")
+        look = "line, open('file').read()"
+        return {
+            "fork": (await fork.run(look)).result,
+            "first": (await session.run(look)).result,
+            "user": os.getuid(),
+        }
+
+
 def _refuse_unshare() -> None:
     """What a container's system call filter does: unshare answers EPERM."""
     number = {"x86_64": 272, "aarch64": 97}[platform.machine()]
@@ -96,6 +110,30 @@ async def network() -> Any:
     return {"names": names.result, "host": host.result}
 
 
+async def forbidden_jupyter() -> Any:
+    """The same machine, asked by a program of Jupyter that finds kernelspecs where the argument says."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    _refuse_unshare()
+    os.environ["JUPYTER_PATH"] = str(Path(sys.argv[2]) / "share" / "jupyter")
+    manager = AsyncKernelManager(kernel_name="codeact")
+    error: Exception | None = None
+    try:
+        await manager.start_kernel()
+    except Exception as raised:
+        error = raised
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return {"error": type(error).__name__, "said": str(error), "processes": len(children)}
+
+
 if __name__ == "__main__":
-    act = {"attacks": attacks, "hog": hog, "forbidden": forbidden, "network": network}[sys.argv[1]]
+    acts = {
+        "attacks": attacks,
+        "hog": hog,
+        "forbidden": forbidden,
+        "forbidden-jupyter": forbidden_jupyter,
+        "network": network,
+        "fork": fork,
+    }
+    act = acts[sys.argv[1]]
     print(json.dumps(asyncio.run(act())))  # noqa: T201

@@ -12,14 +12,21 @@ KINDS = ("local", "unsafe-process")
 
 
 def Sandbox(
-    kind: str = "local", *, network: str = "none", allow_net: str | Iterable[str] = (), **limits: Any
+    kind: str = "local",
+    *,
+    kernel: str | None = None,
+    network: str = "none",
+    allow_net: str | Iterable[str] = (),
+    **limits: Any,
 ) -> contracts.Sandbox:
     """The sandbox of that kind: ``local`` (isolated, Linux) or ``unsafe-process`` (no boundary).
 
+    ``kernel`` names an installed Jupyter kernelspec ("ir", "bash") to run within the boundary of ``local`` in the place
+    of our own Python.
     ``limits`` are those of ``codeact.sandbox.limits.Limits``: ``memory``, ``disk`` and ``file`` in bytes,
     ``processes``, ``open_files``, ``timeout`` in seconds. ``network`` is ``none`` or ``host``; ``allow_net`` allows
     hosts by name: rules of ``codeact.sandbox.network``. Without a boundary the network is the host's in any case.
-    Nothing starts before the first session. Raises UsageError for an unknown kind, limit or network.
+    Nothing starts before the first session. Raises UsageError for an unknown kind, limit, kernel or network.
     """
     from codeact.sandbox.limits import Limits
     from codeact.sandbox.network import Network
@@ -32,7 +39,9 @@ def Sandbox(
     if kind == "local":
         from codeact.sandbox.local import LocalSandbox
 
-        return LocalSandbox(limit, reach)
+        return LocalSandbox(limit, reach, kernel)
+    if kernel is not None:
+        raise UsageError(f"only the sandbox local runs another kernel such as {kernel!r}")
     if kind == "unsafe-process":
         from codeact.sandbox.process import ProcessSandbox
 

@@ -1,5 +1,8 @@
 """The host's hold on one locked-in session: process 1 behind a pair of sockets, the kernel behind five that listen.
 
+Our own kernel inherits the five. For the kernel of an installed kernelspec the host keeps them, and a relay carries
+what they are sent to the ports where it listens inside.
+
 What runs in the box and how it is spoken to is the business of ``local``: here it is made, told to start, interrupt
 and kill its kernel, asked for files, and taken away again.
 """
@@ -12,25 +15,34 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codeact.errors import FileTransferError, IsolationUnavailable, KernelStartError, SandboxError, SessionClosed
 from codeact.sandbox import cgroups, wire
 from codeact.sandbox.forkserver import REMEDY, ForkServer, settle
 from codeact.sandbox.isolation import Jail
+from codeact.sandbox.kernelspec import Foreign
 from codeact.sandbox.limits import Limits
 from codeact.sandbox.network import Network
+from codeact.sandbox.relay import Relay, established
 
 ANSWER_LIMIT = 20.0
 """Seconds within which process 1 answers."""
+
+KERNEL_ENVIRONMENT = {"MPLCONFIGDIR": "/tmp/home/.matplotlib", "PYTHONPATH": None}  # of the zygote, not of sessions
+_PORTS = range(20000, 30000)  # below those that the system hands out
 
 
 class Box:
     """One session's processes, from the spawn to the last of them. ``exited`` ends when the kernel is gone."""
 
-    def __init__(self, limits: Limits, zygote: ForkServer, network: Network | None = None) -> None:
+    def __init__(
+        self, limits: Limits, zygote: ForkServer, network: Network | None = None, foreign: Foreign | None = None
+    ) -> None:
         self.limits = limits
         self.network = network or Network()
+        self.foreign = foreign
         self.exited: asyncio.Future[str] | None = None
         self._zygote = zygote
         zygote.sessions += 1
@@ -43,6 +55,10 @@ class Box:
         self._replies: dict[int, asyncio.Future[tuple[dict[str, Any], list[int]]]] = {}
         self._next = 0
         self._ready: asyncio.Future[None] | None = None
+        self._listening: list[socket.socket] = []  # of a foreign kernel
+        self._relay: Relay | None = None
+        self._port = _PORTS.start
+        self.exit_code: int | None = None
 
     # --- process 1 ---
 
@@ -57,16 +73,20 @@ class Box:
         self._ready = loop.create_future()
         doors = self._cgroup.doors() if self._cgroup else []
         try:
-            descriptors = [theirs.fileno(), *(s.fileno() for s in listening), *doors]
-            wire.send(
-                self._zygote.end, {"jail": Jail(limits=limits, network=self.network.kind).model_dump()}, descriptors
-            )
+            inherited = [] if self.foreign else listening
+            descriptors = [theirs.fileno(), *(s.fileno() for s in inherited), *doors]
+            jail = Jail(limits=limits, network=self.network.kind)
+            request = {"jail": jail.model_dump(), "sockets": len(inherited)}
+            wire.send(self._zygote.end, request, descriptors)
         except OSError as error:
             raise KernelStartError(f"the zygote is gone: {error}") from error
         finally:
             theirs.close()
-            for listener in listening:
-                listener.close()
+            if self.foreign:
+                self._listening = listening
+            else:
+                for listener in listening:
+                    listener.close()
             for door in doors:
                 os.close(door)
         loop.add_reader(self._control, self._on_control)
@@ -82,11 +102,16 @@ class Box:
         # through the descriptor: short whatever TMPDIR is, and what the kernel can read of it tells nothing
         listener.bind(self.address(channel))
         listener.listen(16)
+        listener.setblocking(False)
         return listener
 
     def address(self, channel: str) -> str:
         """The path of that channel's socket, good in this process only."""
         return f"/proc/self/fd/{self._zygote.folder}/{self._name}-{channel}"
+
+    def path(self, channel: str) -> str:
+        """The path of that channel's socket for every process of this user; it may be too long to connect to."""
+        return str(self._zygote.directory / f"{self._name}-{channel}")
 
     def _on_control(self) -> None:
         assert self._control is not None and self._ready is not None
@@ -110,6 +135,7 @@ class Box:
                 self._on_failed(message)
             case "exit":
                 if self.exited is not None and not self.exited.done():
+                    self.exit_code = int(message.get("code", 0))
                     self.exited.set_result(self._cause(message))
             case _:
                 waiting = self._replies.pop(int(message.get("reply", -1)), None)
@@ -154,14 +180,14 @@ class Box:
         self._kills_seen += killed
         return killed
 
-    async def _ask(self, op: str, **request: Any) -> tuple[dict[str, Any], list[int]]:
+    async def _ask(self, op: str, given: Sequence[int] = (), /, **request: Any) -> tuple[dict[str, Any], list[int]]:
         if self._control is None:
             raise SessionClosed("the session is closed")
         self._next += 1
         waiting: asyncio.Future[tuple[dict[str, Any], list[int]]] = asyncio.get_running_loop().create_future()
         self._replies[self._next] = waiting
         try:
-            wire.send(self._control, {"op": op, "id": self._next, **request})
+            wire.send(self._control, {"op": op, "id": self._next, **request}, given)
             return await asyncio.wait_for(waiting, ANSWER_LIMIT)
         except TimeoutError as error:
             raise SandboxError(f"the session did not answer within {ANSWER_LIMIT:.0f} seconds") from error
@@ -170,13 +196,61 @@ class Box:
 
     # --- the kernel ---
 
-    async def start(self, **request: Any) -> asyncio.Future[str]:
-        """Start a kernel. The future ends with one sentence on why it is gone, once it is."""
+    async def start(
+        self, given: Sequence[int] = (), /, *, key: str, environment: Mapping[str, str | None]
+    ) -> asyncio.Future[str]:
+        """Start a kernel, from the files of another one where they are given (see ``local.Image``).
+
+        The future ends with one sentence on why it is gone, once it is.
+        """
         self.exited = asyncio.get_running_loop().create_future()
-        reply, _ = await self._ask("start", **request)
+        self.exit_code = None
+        request: dict[str, Any] = {"key": key, "environment": environment}
+        ports = self._next_ports()
+        if self.foreign is not None:
+            request |= self.foreign.request(key, ports)
+            request["environment"] = {**environment, "MPLBACKEND": None}  # which is our own kernel's
+        reply, _ = await self._ask("start", given, **request)
         if "error" in reply:
             raise KernelStartError(f"the kernel could not be started: {reply['error']}")
+        if self.foreign is not None:
+            await self._end_relay()  # of the kernel before
+            listeners = dict(zip(ports.values(), self._listening, strict=True))
+            self._relay = Relay(listeners, self._connect, self.exited)
         return self.exited
+
+    async def lend(self, files: Sequence[int]) -> None:
+        """Hand descriptors to the running kernel."""
+        reply, _ = await self._ask("lend", files)
+        if "error" in reply:
+            raise SandboxError(f"the kernel takes no files: {reply['error']}")
+
+    def _next_ports(self) -> dict[str, int]:
+        """A port for each channel, free since the network is the session's own; new ones for each kernel."""
+        first = self._port
+        self._port = first + len(wire.CHANNELS) if first + 2 * len(wire.CHANNELS) < _PORTS.stop else _PORTS.start
+        return {channel: port for port, channel in enumerate(wire.CHANNELS, first)}
+
+    async def _connect(self, port: int) -> socket.socket | None:
+        """A connection to a port inside, None where nobody listens there."""
+        reply, descriptors = await self._ask("connect", port=port)
+        if "error" in reply or not descriptors:
+            return None
+        connection = socket.socket(fileno=descriptors[0])
+        try:
+            connection.setblocking(False)
+            if await established(connection):
+                return connection
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        return None
+
+    async def _end_relay(self) -> None:
+        if self._relay is not None:
+            await self._relay.close()
+            self._relay = None
 
     async def interrupt(self) -> None:
         await self._ask("interrupt")
@@ -194,6 +268,10 @@ class Box:
             self._control.close()  # process 1 reads the end of file and takes everything with it
             self._control = None
         self._on_gone("the session was closed")
+        await self._end_relay()
+        for listener in self._listening:
+            listener.close()
+        self._listening = []
         if self._process is not None:
             await self._wait_gone(self._process)
             os.close(self._process)

@@ -210,6 +210,14 @@ def _text(value: object) -> str:
         return _TOO_DEEP
 
 
+def language_of(message: dict[str, Any]) -> str | None:
+    """The language and its version that a ``kernel_info_reply`` names, or None where it names none in plain words."""
+    told = message["content"].get("language_info")
+    words = [str(told.get(field, "")) for field in ("name", "version")] if isinstance(told, dict) else []
+    name = " ".join(word for word in words if word)
+    return name if re.fullmatch(r"[\w.+# -]{1,40}", name) else None
+
+
 def encodable(value: object) -> str:
     """Text that can be written anywhere: without halves of surrogate pairs."""
     try:

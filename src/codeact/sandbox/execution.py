@@ -195,13 +195,16 @@ class Execution:
             if reply.get("status") != "ok":
                 status = "error"
                 if self.error is None:
-                    self.collector.add(error_output(reply.get("ename"), reply.get("evalue"), reply.get("traceback")))
+                    name = reply.get("ename") or reply.get("status")  # some kernels only say that it was aborted
+                    self.collector.add(error_output(name, reply.get("evalue") or "", reply.get("traceback")))
             if session.stop_reason == "timeout":
                 status = "timeout"
                 notices.append(f"Stopped at the time limit of {self.limit:g} seconds. Variables are kept.")
             elif session.stop_reason == "interrupted" and status == "error":
                 status = "interrupted"
                 notices.append("Interrupted before its end. Variables are kept.")
+            if not self.idle:  # a kernel of another make sent too much in one message, or never says that it is idle
+                notices.append(f"Not all output arrived within {_IDLE_GRACE:.0f} seconds of the end: some may be lost.")
             changes = self._changes(reply)
             notices.append(session.notice())
         collector = self.collector

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,10 +65,13 @@ class ForkServer:
         self.folder = os.open(run.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @classmethod
-    async def start(cls, resolves: bool = False) -> ForkServer:
+    async def start(
+        cls, resolves: bool = False, preload: Sequence[str] = PRELOAD, visible: Sequence[str] = ()
+    ) -> ForkServer:
         """Start the zygote and wait until it has imported all. Raises IsolationUnavailable, KernelStartError.
 
-        ``resolves``: the sessions resolve names as the host does.
+        ``resolves``: the sessions resolve names as the host does. ``visible`` are host paths that they see besides the
+        Python installation.
         """
         if sys.platform != "linux":
             raise IsolationUnavailable(
@@ -91,8 +95,9 @@ class ForkServer:
                     start_new_session=True,
                 )
             server = cls(process, ours, run, errors)
-            root = Root(mount_point=str(run.path / "root"), readable=readable(), resolves=resolves)
-            wire.send(ours, {"preload": PRELOAD, "root": root.model_dump()})
+            paths = tuple(sorted({*readable(), *visible}))
+            root = Root(mount_point=str(run.path / "root"), readable=paths, resolves=resolves)
+            wire.send(ours, {"preload": preload, "root": root.model_dump()})
         except BaseException:
             ours.close()
             errors.close()
@@ -130,6 +135,11 @@ class ForkServer:
         self._errors.close()
         self._closed = True
         self._tidy()
+
+    def abandon(self) -> None:
+        """Remove the directory at the end of this process, with which the zygote and its sessions end by themselves."""
+        self.end.close()
+        self._run.remove()
 
     def leave(self) -> None:
         """One session less listens in the directory."""

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codeact.sandbox import environment, isolation, linux, wire
+from codeact.sandbox import command, environment, image, isolation, linux, wire
 
 _LISTED = 2000
 _WATCH_EVERY = 0.25  # seconds, where no cgroup holds the memory limit
@@ -37,7 +37,7 @@ def run(control: socket.socket, sockets: list[int], jail: isolation.Jail, is_roo
     isolation.lock(jail, is_root)
     environment.make()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    _close_others({control.fileno(), *sockets})
+    _close_others({control.fileno(), *sockets, *({image.base} - {-1})})
     _Init(control, sockets, jail, watch).serve()
     os._exit(0)
 
@@ -61,6 +61,7 @@ class _Init:
         self.watch = watch
         self.kernel: int | None = None
         self.over_memory = False
+        self.line: socket.socket | None = None  # to the kernel, which is given files over it and never listened to
 
     def serve(self) -> None:
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -79,7 +80,7 @@ class _Init:
                 request = wire.receive(self.control)
                 if request is None:
                     return
-                self.answer(request[0])
+                self.answer(*request)
 
     def reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -104,18 +105,22 @@ class _Init:
             self.over_memory = True
             self.kill_everything()
 
-    def answer(self, request: dict[str, Any]) -> None:
+    def answer(self, request: dict[str, Any], given: list[int]) -> None:
         reply: dict[str, Any] = {"reply": request["id"]}
         opened: list[int] = []
         try:
             match request["op"]:
                 case "start":
-                    self.start(request)
+                    self.start(request, given)
+                case "lend":
+                    self.lend(given)
                 case "interrupt":
                     if self.kernel:
                         os.killpg(self.kernel, signal.SIGINT)
                 case "kill":
                     self.kill_everything()
+                case "connect":
+                    opened.append(command.connect(request["port"]))
                 case "open":
                     opened.append(_open(request["path"], writing=request["writing"]))
                 case "listen":
@@ -127,21 +132,32 @@ class _Init:
         except (OSError, ValueError) as error:
             reply["error"] = getattr(error, "strerror", None) or str(error)
         wire.send(self.control, reply, opened)
-        for descriptor in opened:
+        for descriptor in (*opened, *given):
             os.close(descriptor)
 
-    def start(self, request: dict[str, Any]) -> None:
+    def lend(self, files: list[int]) -> None:
+        if self.line is None:
+            raise ValueError("no kernel runs")
+        wire.send(self.line, {}, files)
+
+    def start(self, request: dict[str, Any], given: list[int]) -> None:
         if self.kernel:
             raise ValueError("a kernel runs already")
         self.over_memory = False
+        if self.line is not None:
+            self.line.close()
+        self.line, theirs = wire.pair()
+        self.line.setblocking(False)
         child = os.fork()
         if child == 0:
-            self.become_kernel(request)
+            self.line.close()
+            self.become_kernel(request, theirs.detach(), given)
+        theirs.close()
         self.kernel = child
         with contextlib.suppress(OSError):  # memory first goes from the kernel, not from here
             Path(f"/proc/{child}/oom_score_adj").write_text("500")
 
-    def become_kernel(self, request: dict[str, Any]) -> NoReturn:
+    def become_kernel(self, request: dict[str, Any], line: int, given: list[int]) -> NoReturn:
         code = 70
         try:
             self.control.close()
@@ -154,13 +170,20 @@ class _Init:
                 os.dup2(words, standard)
             os.close(words)
             linux.prctl(linux.PR_SET_DUMPABLE, 1)
+            if "argv" in request:
+                _set(request["environment"])
+                command.execute(request)
             gc.enable()
-            from codeact.sandbox import kernelapp, kernelserver
+            from codeact.sandbox import kernelapp, kernelfork, kernelserver
 
-            for name, value in request["environment"].items():
-                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+            if given:
+                source, files = given
+                kernelfork.become(source, files, self.sockets, line, request["key"])
+            if image.base >= 0:
+                os.close(image.base)
+            _set(request["environment"])
             environment.enter()
-            kernelserver.serve_on(kernelapp.prepare(), self.sockets, request["key"].encode())
+            kernelserver.serve_on(kernelapp.prepare(), self.sockets, request["key"].encode(), line)
             code = 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0
@@ -168,6 +191,11 @@ class _Init:
             os.write(2, f"{type(error).__name__}: {error}".encode(errors="replace"))
         finally:
             os._exit(code)
+
+
+def _set(environment: dict[str, str | None]) -> None:
+    for name, value in environment.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _last_words() -> str:

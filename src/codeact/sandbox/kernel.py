@@ -15,16 +15,18 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from codeact.contracts import ExecutionResult, ExecutionStatus, FileInfo, HostTool, Output, Variable
 from codeact.errors import KernelStartError, SandboxError, SessionClosed, ToolError, UsageError
-from codeact.sandbox.channels import Channels, load, variables_of
+from codeact.sandbox.channels import Channels, language_of, load, variables_of
 from codeact.sandbox.execution import STOP_GRACE, UNHEARD_GRACE, Execution
 from codeact.sandbox.limits import Limits
 from codeact.sandbox.wire import CALL_MARK
+from codeact.sandbox.zmtp import Connection
 
 _READY_LIMIT = 60.0  # seconds
+_ASK_EVERY = 0.5  # seconds
 _NAMED = 20
 
 
@@ -43,21 +45,26 @@ class KernelSandbox(ABC):
         """A session that is not open yet."""
 
     async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> KernelSession:
-        if self.closed:
-            raise SessionClosed("the sandbox is closed")
-        id = id or secrets.token_hex(8)
-        if id in self._sessions:
-            raise UsageError(f"there is a session {id!r} already")
-        session = await self._make(id, {tool.name: tool for tool in tools})
-        if self._sessions.setdefault(id, session) is not session:  # another one came while this was made
-            await session.close()
-            raise UsageError(f"there is a session {id!r} already")
-        session.on_close = lambda: self._sessions.pop(id, None)
+        session = await self._add(id, {tool.name: tool for tool in tools})
         try:
             await session.open()
         except BaseException:
             await session.close()
             raise
+        return session
+
+    async def _add(self, id: str | None, tools: Mapping[str, HostTool]) -> KernelSession:
+        """Make a session that is not open yet and count it in."""
+        if self.closed:
+            raise SessionClosed("the sandbox is closed")
+        id = id or secrets.token_hex(8)
+        if id in self._sessions:
+            raise UsageError(f"there is a session {id!r} already")
+        session = await self._make(id, tools)
+        if self._sessions.setdefault(id, session) is not session:  # another one came while this was made
+            await session.close()
+            raise UsageError(f"there is a session {id!r} already")
+        session.on_close = lambda: self._sessions.pop(id, None)
         return session
 
     async def close(self) -> None:
@@ -77,6 +84,7 @@ class KernelSession(ABC):
     language = f"Python {platform.python_version()}"
     workspace_name = "/workspace"
     network = "There is no network."
+    ours = True  # the kernel is our own: it tells its state and calls host tools
 
     def __init__(self, id: str, limits: Limits, tools: Mapping[str, HostTool]) -> None:
         self.id = id
@@ -92,6 +100,7 @@ class KernelSession(ABC):
         self._preparing = False
         self.stop_reason: ExecutionStatus | None = None
         self._started_before = False
+        self._has_tools = False  # the next kernel comes with the stubs of its tools, being a copy of one
 
     # --- what a backend provides ---
 
@@ -164,22 +173,39 @@ class KernelSession(ABC):
                 self._drop_channels()
                 await self.kill_kernel()
                 raise
-            if self.tools:
+            if self.tools and not self._has_tools:
                 await self._install_tools()
+            self._has_tools = False
             self._started_before = True
         return lost
 
     async def _wait_ready(self, channels: Channels, exited: asyncio.Future[str]) -> None:
-        """Until the kernel's output is known to reach us: it greets whoever has subscribed."""
+        """Until the kernel's output is known to reach us."""
         deadline = time.monotonic() + _READY_LIMIT
         while time.monotonic() < deadline and not exited.done() and not channels.fault:
-            for _, message in await channels.arrivals(exited, 1):
-                if message["header"].get("msg_type") == "iopub_welcome":
-                    return
+            if await (self._is_greeted(channels, exited) if self.ours else self._is_answered(channels, exited)):
+                return
         if exited.done() or channels.fault:
             why = exited.result() if exited.done() else channels.fault
             raise KernelStartError(f"the kernel ended while it started: {why}")
         raise KernelStartError(f"the kernel did not answer within {_READY_LIMIT:.0f} seconds")
+
+    async def _is_greeted(self, channels: Channels, exited: asyncio.Future[str]) -> bool:
+        """Our own kernel greets whoever has subscribed."""
+        arrivals = await channels.arrivals(exited, 1)
+        return any(message["header"].get("msg_type") == "iopub_welcome" for _, message in arrivals)
+
+    async def _is_answered(self, channels: Channels, exited: asyncio.Future[str]) -> bool:
+        """Any other is asked, until its answer and its output arrive."""
+        channels.send(channels.shell, "kernel_info_request", {})
+        heard = answered = False
+        again = time.monotonic() + _ASK_EVERY
+        while time.monotonic() < again and not exited.done() and not (heard and answered):
+            for socket, message in await channels.arrivals(exited, again - time.monotonic()):
+                heard = heard or socket is channels.iopub
+                answered = answered or socket is channels.shell
+                self.language = language_of(message) or self.language
+        return heard and answered
 
     def _drop_channels(self) -> None:
         if self._channels is not None:
@@ -192,6 +218,8 @@ class KernelSession(ABC):
         names = sorted(self.names)
         shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
         lost = f"All variables are lost ({shown})." if names else "It held no variables."
+        if not self.ours:
+            lost = "All variables are lost."
         self._drop_channels()
         self.names = {}
         return f"The kernel died: {cause}. {lost} Files in {self.workspace_name} are kept."
@@ -246,6 +274,11 @@ class KernelSession(ABC):
         if self._execution is not None:
             await self._execution.stop()
 
+    async def interrupt_by_message(self) -> None:
+        """For a kernel that takes no signals."""
+        if self._channels is not None:
+            self._channels.send(self._channels.control, "interrupt_request", {})
+
     async def restart(self) -> None:
         """Give up the kernel and its variables; files stay. The next execution starts a fresh one."""
         async with self._lock:
@@ -255,20 +288,45 @@ class KernelSession(ABC):
                 self.names = {}
 
     async def variables(self) -> tuple[Variable, ...]:
-        """The live names of the kernel, empty when none runs."""
+        """The live names of the kernel, empty when none runs or when it is one that does not tell."""
         channels, exited = self._channels, self._exited
-        if channels is None or exited is None or exited.done():
+        if channels is None or exited is None or exited.done() or not self.ours:
             return ()
         if self._lock.locked():
             return tuple(self.names.values())  # as of the end of the last execution
         async with self._lock:
-            channels.send(channels.control, "codeact_state_request", {})
-            deadline = time.monotonic() + 5
-            while time.monotonic() < deadline and not exited.done() and not channels.fault:
-                for socket, message in await channels.arrivals(exited, 1):
-                    if socket is channels.control and message["header"].get("msg_type") == "codeact_state_reply":
-                        return variables_of(message["content"].get("variables"))
-        return tuple(self.names.values())
+            try:
+                content = await self._request(channels, exited, channels.control, "codeact_state_request", {}, 5)
+            except SandboxError:
+                return tuple(self.names.values())
+        return variables_of(content.get("variables"))
+
+    async def fork(self) -> KernelSession:
+        """See ``codeact.contracts.Session``."""
+        return (await self.forks(1))[0]
+
+    async def forks(self, count: int) -> tuple[KernelSession, ...]:
+        raise SandboxError("sessions of this sandbox cannot be forked; those of the local sandbox can")
+
+    async def _request(
+        self, channels: Channels, exited: asyncio.Future[str], channel: Connection, kind: str, content: dict[str, Any],
+        limit: float, meanwhile: Callable[[str], None] = lambda kind: None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The content of the reply to a request, within ``limit`` seconds. Raises SandboxError.
+
+        ``meanwhile`` is called with the kinds of other messages that answer it.
+        """
+        message_id = channels.send(channel, kind, content)
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline and not exited.done() and not channels.fault:
+            for source, message in await channels.arrivals(exited, min(limit, 1)):
+                if source is not channel or message["parent_header"].get("msg_id") != message_id:
+                    continue
+                kind = str(message["header"].get("msg_type"))
+                if kind.endswith("_reply"):
+                    return dict(message["content"])
+                meanwhile(kind)
+        raise SandboxError(f"the kernel did not answer to {kind} within {limit:g} seconds")
 
     async def close(self) -> None:
         """End the kernel and remove everything that the session had."""
@@ -285,17 +343,10 @@ class KernelSession(ABC):
         assert self._channels is not None and self._exited is not None
         source = "\n".join(tool.stub for tool in self.tools.values())
         request = {"code": source, "silent": True, "store_history": False, "allow_stdin": False}
-        message_id = self._channels.send(self._channels.shell, "execute_request", request)
-        deadline = time.monotonic() + _READY_LIMIT
-        while time.monotonic() < deadline and not self._exited.done():
-            for socket, message in await self._channels.arrivals(self._exited, 1):
-                if socket is self._channels.shell and message["parent_header"].get("msg_id") == message_id:
-                    if message["content"].get("status") != "ok":
-                        raise KernelStartError(
-                            f"the host tools could not be defined: {message['content'].get('evalue')}"
-                        )
-                    return
-        raise KernelStartError("the host tools could not be defined: the kernel did not answer")
+        channels = self._channels
+        reply = await self._request(channels, self._exited, channels.shell, "execute_request", request, _READY_LIMIT)
+        if reply.get("status") != "ok":
+            raise KernelStartError(f"the host tools could not be defined: {reply.get('evalue')}")
 
     async def call_tool(self, prompt: str) -> str:
         """Answer one ``input_request`` of the kernel: the JSON reply to a tool call."""

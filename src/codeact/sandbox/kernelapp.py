@@ -12,6 +12,8 @@ On top of the protocol, and a plain client never notices:
 
 - ``codeact`` in the content of every ``execute_reply``: names added, changed, removed;
 - ``codeact_state_request`` on the control channel, answered with the live names even while code runs;
+- ``codeact_fork_request`` on the shell channel: the kernel copies itself into files that its process 1 hands it, and
+  says so with ``codeact_fork_begun`` before the reply, when the copy can be prepared;
 - ``input_request`` whose prompt begins with ``CALL_MARK`` for a call of a host tool: the rest is JSON
   ``{"tool", "arguments"}``, the reply's value is JSON ``{"result"}`` or ``{"error", "kind"}``.
 
@@ -35,7 +37,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,7 +55,7 @@ from jupyter_client.session import Session
 from traitlets.config import Config
 
 from codeact.sandbox import state
-from codeact.sandbox.kernelio import Interrupts, Publisher, Sender, ignore_interrupts, pack
+from codeact.sandbox.kernelio import Interrupts, Publisher, Sender, Stream, ignore_interrupts, pack
 from codeact.sandbox.wire import CALL_MARK
 
 _ASKED_AGAIN = 5.0  # seconds in which a client that has just come connects its stdin
@@ -78,6 +80,10 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]
 
     def _ipython_dir_changed(self, change: object) -> None:
         """Make no directory before there is something to put into it."""
+
+    async def run_ast_nodes(self, *arguments: Any, **options: Any) -> Any:
+        self.kernel.interrupts.release()
+        return await super().run_ast_nodes(*arguments, **options)
 
     @contextlib.contextmanager
     def _tee(self, channel: str) -> Iterator[None]:
@@ -113,8 +119,13 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self._announcement: tuple[Any, ...] = ()
         self._known: state.Snapshot = {}  # as of the end of the last execution: what changes later is the next one's
         self._asking = threading.Lock()
+        self.streams = [
+            Stream(name, number, self.session, lambda: self.get_parent("shell"))
+            for number, name in enumerate(("stdout", "stderr"), 1)
+        ]
         self.interrupts = Interrupts()
         self.control_handlers["codeact_state_request"] = self.codeact_state_request
+        self.shell_handlers["codeact_fork_request"] = self.codeact_fork_request
         self.shell.user_ns_hidden["call_host"] = None
         # where ipykernel asks whether code runs in the main thread
         self.shell_channel_thread = SimpleNamespace(parent_thread=threading.main_thread())
@@ -132,6 +143,8 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.stdin_socket = stdin
         self.loop = loop
         self.io_loop = _Loop(loop)
+        self._main_asyncio_lock = asyncio.Lock()
+        self._aborting = False
 
     # --- requests on the shell channel ---
 
@@ -151,6 +164,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
     async def do_execute(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         reply: dict[str, Any]
         before = self._known
+        self.interrupts.hold()
         try:
             if self._announcement:
                 super()._publish_execute_input(*self._announcement)
@@ -160,6 +174,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             reply |= {"execution_count": self.shell.execution_count, "user_expressions": {}, "payload": []}
         self._announcement = ()
         ignore_interrupts()  # too late from here on
+        self.interrupts.forget()
         self._known = state.snapshot(self.shell.user_ns)
         reply["codeact"] = state.changes(before, self._known)
         return reply
@@ -190,6 +205,20 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
                 self._aborting = False
 
         self.aborting = self.loop.create_task(stop_aborting())
+
+    async def codeact_fork_request(self, stream: Any, ident: Any, parent: Any) -> None:
+        def planned() -> None:
+            self.session.send(stream, "codeact_fork_begun", {}, parent, ident=ident)
+
+        try:
+            content = {"status": "ok", "lost": self.fork(planned)}
+        except OSError as error:
+            content = {"status": "error", "evalue": str(error)}
+        self.session.send(stream, "codeact_fork_reply", content, parent, ident=ident)
+
+    def fork(self, planned: Callable[[], object]) -> list[str]:
+        """Copy this kernel for other sessions; see ``kernelserver``."""
+        raise OSError("this kernel cannot be forked")
 
     def take_waiting(self) -> None:
         """Take in the requests that have come; see ``kernelserver``."""

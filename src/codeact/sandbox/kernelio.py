@@ -42,11 +42,25 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._shielded = 0
+        self._held = False
         self._pending = False
+
+    def hold(self) -> None:
+        """Put interrupts off until the code begins: what runs before it would swallow them."""
+        self._held = True
+
+    def release(self) -> None:
+        """The code begins. Raises what was put off."""
+        self._held = False
+        self.check()
+
+    def forget(self) -> None:
+        """The code is over: there is nothing left to interrupt."""
+        self._held = self._pending = False
 
     def handle(self, number: int, frame: object) -> None:
         """The handler of SIGINT while code runs."""
-        if self._shielded:
+        if self._shielded or self._held:
             self._pending = True
         else:
             raise KeyboardInterrupt
@@ -131,26 +145,30 @@ class Stream(io.TextIOBase):
     encoding = "utf-8"
     errors = "replace"
 
-    def __init__(
-        self, name: str, descriptor: int, session: Session, publisher: Publisher, parent: Callable[[], dict[str, Any]]
-    ) -> None:
+    def __init__(self, name: str, descriptor: int, session: Session, parent: Callable[[], dict[str, Any]]) -> None:
         self.name = name
         self.wake: Callable[[], object] = lambda: None
         self.lock = threading.RLock()
         self._session: Any = session
-        self._publisher = publisher
+        self._publisher: Publisher
         self._current_parent = parent
         self._parent: dict[str, Any] = {}
         self._pieces: list[str] = []
         self._size = 0
         self._sent = 0.0
-        self._process = os.getpid()
         self._descriptor = descriptor
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.buffer = _Bytes(self)
+        self.pipe = -1
+        self._process = 0
+
+    def attach(self, publisher: Publisher) -> None:
+        """Begin to send, in this process."""
+        self._publisher = publisher
+        self._process = os.getpid()
         self.pipe, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.pipe, False)
-        os.dup2(writing, descriptor)
+        os.dup2(writing, self._descriptor)
         os.close(writing)
 
     def writable(self) -> bool:

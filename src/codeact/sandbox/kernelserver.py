@@ -9,17 +9,21 @@ import asyncio
 import contextlib
 import json
 import os
+import platform
+import resource
 import select
 import signal
+import socket
 import sys
 import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import zmq
 
+from codeact.sandbox import image, kernelfork, wire
 from codeact.sandbox.kernelapp import Kernel, prepare
 from codeact.sandbox.kernelio import Interrupts, Publisher, Sender, Stream, has_come, ignore_interrupts
 from codeact.sandbox.wire import CHANNELS
@@ -28,14 +32,21 @@ _KINDS: Final = {"shell": zmq.ROUTER, "iopub": zmq.XPUB, "stdin": zmq.ROUTER, "c
 _GATHER = 0.05  # seconds that printed text waits for more before the second thread sends it
 _PARENT_CHECK = 1.0  # seconds between two looks at whether the process that started this kernel lives
 
+_HANDED_OVER_WITHIN = 5.0  # seconds
+_READ = 1 << 16
+
+_abandoned: list[object] = []
+
 Bind = Callable[["zmq.Socket[bytes]", str], object]
 
 
 class Server:
     """A kernel at work on its sockets."""
 
-    def __init__(self, kernel: Kernel, key: bytes, bind: Bind) -> None:
+    def __init__(self, kernel: Kernel, key: bytes, bind: Bind, line: int | None = None) -> None:
         self.kernel = kernel
+        self.key = key
+        self.line = None if line is None else socket.socket(fileno=line)  # to process 1, which hands over files
         kernel.session.key = key
         kernel.session.session = uuid.uuid4().hex
         kernel.session.pid = os.getpid()  # a fork of this process may not send
@@ -44,11 +55,12 @@ class Server:
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        sockets = {channel: context.socket(_KINDS[channel]) for channel in CHANNELS}
-        for channel, socket in sockets.items():
-            socket.linger = 1000
-            socket.setsockopt(zmq.ROUTER_HANDOVER, 1) if _KINDS[channel] == zmq.ROUTER else None
-            bind(socket, channel)
+        self.sockets = sockets = {channel: context.socket(_KINDS[channel]) for channel in CHANNELS}
+        for channel, made in sockets.items():
+            made.setsockopt(zmq.LINGER, 1000)
+            if _KINDS[channel] == zmq.ROUTER:
+                made.setsockopt(zmq.ROUTER_HANDOVER, 1)
+            bind(made, channel)
         sockets["stdin"].setsockopt(zmq.ROUTER_MANDATORY, 1)  # rather an error than a question that nobody hears
         # a slow reader slows the code down: it neither loses output nor heaps it up here
         sockets["iopub"].setsockopt(zmq.XPUB_NODROP, 1)
@@ -58,10 +70,12 @@ class Server:
         self.iopub.after = self.iopub.welcome
         kernel.attach(self.iopub, Sender(self.shell, self.interrupts), sockets["stdin"], self.control, self.loop)
         kernel.take_waiting = self.take_requests  # type: ignore[method-assign]
+        kernel.fork = self.fork  # type: ignore[method-assign]
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """What every session has of its own in the interpreter."""
+        sys.stdout, sys.stderr = self.kernel.streams
         sys.path.insert(0, "")  # modules that the code writes into its working directory
         sys.argv = [""]
         self.kernel.shell.user_ns["_dh"][:] = [os.getcwd()]
@@ -71,13 +85,11 @@ class Server:
 
     def run(self) -> None:
         """Until the kernel is told to shut down, or the process that started it is gone."""
-        self._begin()
-        streams = [
-            Stream(name, descriptor, self.kernel.session, self.iopub, self._parent)
-            for name, descriptor in (("stdout", 1), ("stderr", 2))
-        ]
-        sys.stdout, sys.stderr = streams
+        streams = self.kernel.streams
+        for stream in streams:
+            stream.attach(self.iopub)
         helper = Helper(self, streams)
+        self.descriptors = kernelfork.descriptors() if self.line else set()
         ignore_interrupts()
         self.loop.add_reader(int(self.shell.get(zmq.FD)), self.take_requests)
         self.loop.call_soon(self.take_requests)
@@ -93,9 +105,50 @@ class Server:
             self.iopub.socket.close(linger=1000)
             self.shell.close(linger=1000)
 
-    def _parent(self) -> dict[str, Any]:
-        """The request to which output belongs, whichever thread makes it."""
-        return self.kernel.get_parent("shell")  # type: ignore[no-any-return]
+    def fork(self, planned: Callable[[], object]) -> list[str]:
+        """Copy this kernel into the files that process 1 hands over. Returns what the copy will not have, in words.
+
+        ``planned`` is called when the copy can be prepared, see ``image.capture``.
+        """
+        if self.line is None or not image.is_possible():
+            raise OSError(f"a kernel on {platform.machine()} without a boundary cannot be forked")
+        self.line.settimeout(_HANDED_OVER_WITHIN)
+        received = wire.receive(self.line)
+        if received is None:
+            raise OSError("the files for the copy did not come")
+        target, files = received[1]
+        try:
+            for stream in self.kernel.streams:
+                stream.flush()
+            carried, others = kernelfork.told({*self.descriptors, target, files})
+            lost = kernelfork.losses(others, self.tasks)
+            kernelfork.pack(files)
+            room = resource.getrlimit(resource.RLIMIT_DATA)[0]  # the session's limit, see ``isolation.lock``
+            with contextlib.ExitStack() as held:  # what the second thread could hold while this one is copied
+                for lock in (self.iopub.lock, *(stream.lock for stream in self.kernel.streams)):
+                    held.enter_context(lock)
+                mailbox = image.capture(target, {"free": carried["free"]}, room, planned)
+            if mailbox:
+                self.resume(mailbox, carried)
+            return lost
+        finally:
+            os.close(target)
+            os.close(files)
+
+    def resume(self, mailbox: int, carried: dict[str, Any]) -> NoReturn:
+        """In the copy, which has our memory and nothing else: be a kernel on sockets of its own."""
+        code = 70
+        try:
+            _abandoned.append(self)  # the threads behind its sockets are gone, and its descriptors are others'
+            told = json.loads(os.read(mailbox, _READ))
+            for number in (mailbox, *told["done"]):
+                os.close(number)
+            kernelfork.settle(carried)
+            asyncio.events._set_running_loop(None)
+            serve_on(self.kernel, told["sockets"], told["key"].encode(), told["line"], copied=True)
+            code = 0
+        finally:
+            os._exit(code)
 
     def take_requests(self) -> None:
         """Read all that has come on the shell channel; ZeroMQ tells of it once only."""
@@ -195,8 +248,11 @@ def _parent_process() -> int:
     return os.getppid() if told.isdigit() and int(told) == os.getppid() else 0
 
 
-def serve_on(kernel: Kernel, descriptors: list[int], key: bytes) -> None:
-    """Run a kernel over five listening Unix sockets (in the order of CHANNELS) until it is told to shut down."""
+def serve_on(kernel: Kernel, descriptors: list[int], key: bytes, line: int, copied: bool = False) -> None:
+    """Run a kernel over five listening Unix sockets (in the order of CHANNELS) until it is told to shut down.
+
+    ``line`` leads to process 1. ``copied``: the kernel was one before.
+    """
 
     def bind(socket: zmq.Socket[bytes], channel: str) -> None:
         if channel == "iopub":
@@ -205,7 +261,10 @@ def serve_on(kernel: Kernel, descriptors: list[int], key: bytes) -> None:
         socket.setsockopt(zmq.USE_FD, descriptors[number])
         socket.bind(f"ipc:///kernel-{number + 1}")  # a name only: the descriptor listens elsewhere, out of sight
 
-    Server(kernel, key, bind).run()
+    server = Server(kernel, key, bind, line)
+    if not copied:
+        server.begin()
+    server.run()
 
 
 def serve_file(path: str) -> None:
@@ -220,7 +279,9 @@ def serve_file(path: str) -> None:
             socket.setsockopt(zmq.SNDHWM, 16)
         socket.bind(f"{told['transport']}://{told['ip']}{between}{told[f'{channel}_port']}")
 
-    Server(prepare(), str(told["key"]).encode(), bind).run()
+    server = Server(prepare(), str(told["key"]).encode(), bind)
+    server.begin()
+    server.run()
 
 
 def main() -> None:

@@ -36,8 +36,6 @@ _CAPSET = {"x86_64": 126, "aarch64": 91}
 
 _OPENAT2, _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 437, 2, 8
 
-_MADV_COLLAPSE, _HUGE = 25, 2 << 20
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _holding_the_lock = ctypes.PyDLL(None, use_errno=True)  # so that the child's only thread is the one that Python expects
@@ -92,18 +90,6 @@ def open_beneath(directory: int, path: str, flags: int, mode: int) -> int:
     """``openat2`` that neither leaves ``directory`` nor follows the magic links of /proc. Linux 5.6."""
     how = struct.pack("=QQQ", flags, mode if flags & os.O_CREAT else 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
     return _check(_libc.syscall(_OPENAT2, directory, _c(path), how, len(how)), path)
-
-
-def collapse_memory() -> None:
-    """Put this process's own memory into huge pages where it fills them, so that a fork copies less. Linux 6.1."""
-    with open("/proc/self/maps") as maps:
-        regions = [line.split() for line in maps]
-    for region in regions:
-        if region[1].startswith("rw") and region[4] == "0" and region[5:] in ([], ["[heap]"]):
-            start, end = (int(address, 16) for address in region[0].split("-"))
-            start, end = -(-start // _HUGE) * _HUGE, end // _HUGE * _HUGE
-            if end > start:
-                _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_COLLAPSE)
 
 
 def prctl(option: int, *arguments: int) -> int:

@@ -20,7 +20,7 @@ import socket
 import sys
 from typing import Any
 
-from codeact.sandbox import cgroups, environment, init, isolation, linux, wire
+from codeact.sandbox import cgroups, environment, image, init, isolation, linux, wire
 
 _IDLE = 0.3  # seconds without a request, after which there is time to make later forks cheaper
 
@@ -62,8 +62,8 @@ def main() -> None:
     while True:
         readable, _, _ = select.select([host.fileno(), wake], [], [], idle)
         if not readable:
-            linux.collapse_memory()
             idle = None
+            image.rebase()
         if wake in readable:
             os.read(wake, 4096)
             _reap()
@@ -101,7 +101,7 @@ def _spawn(host: socket.socket, request: dict[str, Any], descriptors: list[int],
             host.close()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            sockets, doors = descriptors[1 : 1 + len(wire.CHANNELS)], descriptors[1 + len(wire.CHANNELS) :]
+            sockets, doors = descriptors[1 : 1 + request["sockets"]], descriptors[1 + request["sockets"] :]
             limited = cgroups.join(doors)
             init.run(control, sockets, isolation.Jail.model_validate(request["jail"]), is_root, watch=not limited)
     except BaseException as error:

@@ -1,0 +1,422 @@
+"""The memory of a kernel, carried into another process that was forked from the same zygote.
+
+A fork of a locked-in process stays in its namespaces, so a second session with the same state cannot be one. It is a
+new session instead, born and locked in like any other, whose kernel takes over the memory of the first: both are forks
+of one zygote, and so have the same layout. Nobody needs a privilege for that, and no door is opened in the boundary:
+
+    capture()   forks the kernel, so that the copy stands still at one known point, and writes the copy's memory into a
+                file; the copy writes itself, guided by the kernel, and ends
+    restore()   replaces the memory of the calling process by a file's and goes on at that point
+
+While memory is replaced no Python and no C library can run. A few dozen bytes of machine code do it: they carry out a
+list of system calls and then return where the captured process was about to return (as ``longjmp`` does).
+
+What is not memory is not carried: descriptors, threads, children, timers. Pages come from the file as they are touched,
+shared by all that were restored from it until they write. x86-64 only. All of this runs inside the sandbox, in a
+process that may do what the model's code may do; a damaged image costs the session that is restored from it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import mmap
+import os
+import platform
+import re
+import select
+import signal
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, NoReturn
+
+_PAGE = mmap.PAGESIZE
+_MACHINE = {
+    # saves the callee-saved registers on the stack and the stack pointer in the block; then for each entry of the
+    # block makes the system call and ends the process (status 71) where the outcome is not the expected one; at last
+    # takes the stack pointer of the block that it is told of, restores the registers from there and returns
+    "x86_64": bytes.fromhex(
+        "53554154415541564157"  # push rbx, rbp, r12, r13, r14, r15
+        "4889fb488923"  # rbx = block; block[0] = rsp
+        "4c8d6340"  # r12 = first entry
+        "498b04244883f8ff744c"  # next: rax = entry[0]; where it is -1, go to done
+        "498b7c2408498b742410498b5424184d8b5424204d8b4424284d8b4c2430"  # rdi, rsi, rdx, r10, r8, r9 = entry[1:7]
+        "0f05"  # syscall
+        "4d8b6c24384983fdff750a"  # r13 = entry[7], the outcome expected; -1: any but an error
+        "483d00f0ffff770deb05"  # an error: go to failed
+        "4c39e87506"  # not as expected: go to failed
+        "4983c440ebb6"  # r12 += 64; go to next
+        "bf47000000b8e70000000f05"  # failed: exit_group(71)
+        "488b4310488b5b08488b23"  # done: rax = block[2]; rbx = block[1]; rsp = rbx[0]
+        "415f415e415d415c5d5bc3"  # pop r15, r14, r13, r12, rbp, rbx; ret
+    )
+}
+_CALLS = {
+    "x86_64": {
+        "read": 0,
+        "write": 1,
+        "mmap": 9,
+        "munmap": 11,
+        "brk": 12,
+        "pread": 17,
+        "pwrite": 18,
+        "madvise": 28,
+        "exit": 231,
+    }
+}
+
+_HEAD = 64  # bytes of a block before its entries
+_ENTRY = 64
+_LAST = (1 << 64) - 1  # -1 as it stands in a block
+_MAP_FIXED, _MAP_NORESERVE, _MAP_FIXED_NOREPLACE = 0x10, 0x4000, 0x100000
+_FIRST_PLACE, _LAST_PLACE = 1 << 40, 2 << 40  # far from where Linux puts anything by itself
+_GAP = 2 * _PAGE  # untouched memory that is carried rather than left out of a run
+_COPIED_BELOW = 64 << 10  # bytes of a piece that are copied; larger ones are mapped
+_BLOCK = 8 << 20
+_BASE, _BASE_SIZE = "codeact-base", 1 << 36  # of which is used what is written
+_LARGE = 4 << 20  # bytes
+_POPULATE_READ = 22  # of madvise; Linux 5.14
+_TRIAL = 10.0  # seconds
+_FAILED = 71  # the status in the machine code
+
+base = -1
+"""The file of ``rebase`` in a zygote and its forks."""
+_KERNELS_OWN = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.sbrk.restype, _libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+Piece = tuple[int, int, int]
+"""Address, length, offset in the file."""
+
+
+class Region(NamedTuple):
+    """One line of /proc/PID/maps."""
+
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    device: str
+    inode: int
+    path: str
+
+    @property
+    def protection(self) -> int:
+        return sum(bit for bit, flag in ((1, "r"), (2, "w"), (4, "x")) if flag in self.permissions)
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it began as the zygote's memory, see ``rebase``."""
+        return self.path.startswith(f"/memfd:{_BASE} ")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether what was not written to is still to be had from a file."""
+        gone = self.path.endswith(" (deleted)") and not self.is_base
+        return self.inode != 0 and self.permissions[3] == "p" and not gone
+
+
+def is_possible() -> bool:
+    """Whether this machine's processor is one that the code here is for."""
+    return platform.machine() in _MACHINE
+
+
+def regions(process: int | str = "self") -> list[Region]:
+    """The memory map of a process, without what the Linux kernel puts there itself."""
+    found = []
+    with open(f"/proc/{process}/maps") as file:
+        for line in file:
+            span, permissions, offset, device, inode, *path = line.rstrip("\n").split(maxsplit=5)
+            start, end = (int(part, 16) for part in span.split("-"))
+            region = Region(start, end, permissions, int(offset, 16), device, int(inode), path[0] if path else "")
+            if region.path not in _KERNELS_OWN:
+                found.append(region)
+    return found
+
+
+class _Block:
+    """The machine code and its list of system calls, at an address of its own."""
+
+    def __init__(self, kind: int, avoid: Iterable[Region] = ()) -> None:
+        for place in range(_FIRST_PLACE, _LAST_PLACE, _PAGE + _BLOCK):
+            if any(region.start < place + _PAGE + _BLOCK and place < region.end for region in avoid):
+                continue
+            if self._map(place, _PAGE, mmap.MAP_PRIVATE, 7):
+                self.code = place
+                if self._map(place + _PAGE, _BLOCK, kind, 3):
+                    break
+                _libc.munmap(place, _PAGE)
+        else:
+            raise OSError("no room for the block")
+        self.address = self.code + _PAGE
+        machine = _MACHINE[platform.machine()]
+        ctypes.memmove(self.code, machine, len(machine))
+        self._calls = _CALLS[platform.machine()]
+        self.position = self.address + _HEAD
+
+    @staticmethod
+    def _map(address: int, size: int, kind: int, protection: int) -> bool:
+        flags = kind | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
+        return bool(_libc.mmap(address, size, protection, flags, -1, 0) == address)
+
+    def add(self, call: str, *arguments: int, expect: int = _LAST) -> None:
+        if self.position + 2 * _ENTRY > self.address + _BLOCK:
+            raise OSError("the memory is in too many pieces to be carried")
+        values = (self._calls[call], *arguments, *(0,) * (6 - len(arguments)), expect)
+        ctypes.memmove(self.position, struct.pack("=8Q", *(value & _LAST for value in values)), _ENTRY)
+        self.position += _ENTRY
+
+    def finish(self, resume: int, outcome: int) -> None:
+        """Mark the end of the list: return ``outcome`` to where the block at ``resume`` was entered."""
+        ctypes.memmove(self.position, struct.pack("=Q", _LAST), 8)
+        ctypes.memmove(self.address + 8, struct.pack("=QQ", resume, outcome), 16)
+
+    def run(self) -> int:
+        return int(ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_void_p)(self.code)(self.address))
+
+    def remove(self) -> None:
+        _libc.munmap(self.code, _PAGE)
+        _libc.munmap(self.address, _BLOCK)
+
+
+def capture(
+    target: int, told: dict[str, Any], room: int = _BASE_SIZE, planned: Callable[[], object] = lambda: None
+) -> int:
+    """Write the memory of this process into the file ``target``, with ``told`` for whoever restores it.
+
+    The file has its size already; what is written last stands at its end. ``room`` is how much memory, in bytes, this
+    process and the file may take together. ``planned`` is called when all but the memory itself is written:
+    ``read_head`` works from then on.
+
+    Returns 0 here, once that is done, and a descriptor (see ``restore``) in each process restored from the file. To be
+    called by the only thread that matters, with the locks held that other threads could hold. Raises OSError.
+    """
+    block = _Block(mmap.MAP_SHARED)
+    arrived, go = os.pipe(), os.pipe()
+    block.add("write", arrived[1], block.address, 1, expect=1)
+    block.add("read", go[0], block.address + 56, 1, expect=1)
+    guided = block.position
+    block.finish(block.address, 0)
+    brk = _libc.sbrk(0)
+    child = os.fork()
+    if child == 0:
+        os.close(go[1])
+        outcome = block.run()  # where nobody guides it, 0 at once
+        block.remove()
+        return outcome or os._exit(_FAILED)
+    os.close(arrived[1])
+    os.close(go[0])
+    try:
+        if not os.read(arrived[0], 1):
+            raise OSError("the copy of the kernel did not get ready")
+        block.position = guided
+        memory = regions(child)
+        large = [region for region in memory if region.end - region.start >= _LARGE and not region.inode]
+        pieces: list[Piece] = []
+        for part in (large, [region for region in memory if region not in set(large)]):
+            for piece in _pieces(child, part, pieces):  # the copy writes the large ones while the rest is looked at
+                block.add("pwrite", target, *piece, expect=piece[1])
+            if 2 * sum(length for _, length, _ in pieces) > room:
+                raise OSError(f"a copy of its state does not fit into the memory limit of {room >> 20} MiB beside it")
+            block.add("read", go[0], block.address + 56, 1, expect=1)
+            os.write(go[1], b"x")
+        block.add("exit", 0)
+        os.write(go[1], b"x")
+        pieces.sort()
+        head = {"regions": memory, "pieces": pieces, "block": block.address, "brk": brk, "told": told}
+        text = json.dumps(head).encode()
+        size = os.fstat(target).st_size
+        os.pwrite(target, text + struct.pack("=Q", len(text)), size - len(text) - 8)
+        planned()
+    finally:
+        os.close(arrived[0])
+        os.close(go[1])  # without a word, the copy ends
+        _, status = os.waitpid(child, 0)
+        block.remove()
+    if status:
+        raise OSError(f"the copy of the kernel could not write its memory (status {status})")
+    return 0
+
+
+def _pieces(child: int, memory: list[Region], found: list[Piece]) -> list[Piece]:
+    """Where in the file what of these regions goes: behind what was ``found`` so far, to which it is added."""
+    offset = found[-1][2] + found[-1][1] if found else 0
+    new = []
+    with open(f"/proc/{child}/pagemap", "rb", buffering=0) as pagemap:
+        for region in memory:
+            for start, end in _present(region, pagemap):
+                new.append((start, end - start, offset))
+                offset += end - start
+    found += new
+    return new
+
+
+def _present(region: Region, pagemap: Any) -> Iterator[tuple[int, int]]:
+    """The parts of a region whose contents are this process's own."""
+    if "r" not in region.permissions:
+        return
+    whole = "w" in region.permissions and not region.is_base  # for nobody knows which parts another one has changed
+    if region.inode and (whole or not region.is_file):
+        yield region.start, region.end
+        return
+    pagemap.seek(region.start // _PAGE * 8)
+    top = pagemap.read((region.end - region.start) // _PAGE * 8)[7::8]
+    # bit 63: present, 62: swapped, 61: a page of a file or of shared memory
+    pattern = rb"[\x80-\x9f\xc0-\xdf\x40-\x5f]+" if region.is_file else rb"[\x40-\xff]+"
+    run: tuple[int, int] | None = None
+    for match in re.finditer(pattern, top):
+        start, end = (region.start + position * _PAGE for position in match.span())
+        if run and start - run[1] <= _GAP:
+            run = run[0], end
+            continue
+        if run:
+            yield run
+        run = start, end
+    if run:
+        yield run
+
+
+def read_head(source: int) -> dict[str, Any]:
+    """What ``capture`` wrote beside the memory: ``told`` and what ``restore`` needs. Raises ValueError, OSError."""
+    end = os.fstat(source).st_size - 8
+    (length,) = struct.unpack("=Q", os.pread(source, 8, end))
+    head = json.loads(os.pread(source, length, end - length))
+    if not isinstance(head, dict):
+        raise ValueError("not an image")
+    return head
+
+
+def restore(source: int, head: dict[str, Any], mailbox: int, *, mapped: bool = False) -> NoReturn:
+    """Become the process that ``capture`` copied: its call returns the descriptor ``mailbox``.
+
+    This process must be a fork of the same zygote, with one thread. Its descriptors stay as they are. ``mapped``: also
+    small pieces are mapped from the file rather than copied. Where memory cannot be replaced the process ends with
+    status 71. Raises OSError before anything was touched.
+    """
+    theirs = [Region(*region) for region in head["regions"]]
+    own = regions()
+    same = set(own)
+    block = _Block(mmap.MAP_PRIVATE, theirs)
+    if head["brk"] != _libc.sbrk(0):
+        block.add("brk", head["brk"], expect=head["brk"])
+    wanted = [region for region in theirs if "w" in region.permissions or not region.is_file or region not in same]
+    opened: dict[str, int] = {}
+    for region in wanted:
+        _place(block, region, same, opened)
+    position = 0
+    for start, length, offset in head["pieces"]:
+        while position < len(wanted) and wanted[position].end <= start:
+            position += 1
+        if position == len(wanted) or wanted[position].start > start:
+            continue  # part of what both have
+        region = wanted[position]
+        small = length < _COPIED_BELOW and "w" in region.permissions
+        if region.path == "[stack]" or (not mapped and (small or (region.is_file and region in same))):
+            block.add("pread", source, start, length, offset, expect=length)
+        else:
+            flags = mmap.MAP_PRIVATE | _MAP_FIXED
+            block.add("mmap", start, length, region.protection, flags, source, offset, expect=start)
+    for start, end in _without(own, [(region.start, region.end) for region in theirs]):
+        block.add("munmap", start, end - start)
+    block.finish(head["block"], mailbox)
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    block.run()
+    os._exit(_FAILED)
+
+
+def _place(block: _Block, region: Region, same: set[Region], opened: dict[str, int]) -> None:
+    """Make room for a region where it was, with what its file holds."""
+    length = region.end - region.start
+    if region.path == "[stack]":
+        return  # grows by itself as it is written
+    if region in same and region.is_base:
+        block.add("madvise", region.start, length, mmap.MADV_DONTNEED)  # as it was before this process wrote to it
+    elif region in same and region.is_file:
+        return  # is overwritten as a whole
+    elif region.is_file:
+        if region.path not in opened:
+            opened[region.path] = os.dup(base) if region.is_base else os.open(region.path, os.O_RDONLY | os.O_CLOEXEC)
+        flags = mmap.MAP_PRIVATE | _MAP_FIXED
+        block.add("mmap", region.start, length, region.protection, flags, opened[region.path], region.offset)
+    else:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE
+        block.add("mmap", region.start, length, region.protection, flags, _LAST, 0, expect=region.start)
+
+
+def rebase() -> bool:
+    """Move the memory of this process, a zygote, into a sealed file that all its forks share. False where it cannot.
+
+    What a fork has written to can then be told from what it has not: an image of it holds the former only. And a fork
+    has less to copy. A fork tries the move first, so that a machine on which it fails loses no zygote.
+    """
+    global base
+    if not is_possible() or len(os.listdir("/proc/self/task")) > 1:
+        return False
+    file = os.memfd_create(_BASE, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(file, _BASE_SIZE)
+        mailbox = capture(file, {})
+    except OSError:
+        os.close(file)
+        return False
+    if mailbox:
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        trial = os.read(mailbox, 1) == b"t"
+        os.close(mailbox)
+        if trial:
+            os._exit(0)
+        base = file
+        for region in regions():
+            if region.is_base:  # or every fork would have to fetch what it reads
+                _libc.madvise(ctypes.c_void_p(region.start), ctypes.c_size_t(region.end - region.start), _POPULATE_READ)
+        return True
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+    head = read_head(file)
+    child = os.fork()
+    if child == 0:
+        _move(file, head, b"t")
+    if not _ended_well(child):
+        os.close(file)
+        return False
+    _move(file, head, b"g")
+
+
+def _move(file: int, head: dict[str, Any], word: bytes) -> NoReturn:
+    reading, writing = os.pipe()
+    os.write(writing, word)
+    os.close(writing)
+    restore(file, head, reading, mapped=True)
+
+
+def _ended_well(child: int) -> bool:
+    handle = os.pidfd_open(child)
+    try:
+        if not select.select([handle], [], [], _TRIAL)[0]:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    finally:
+        os.close(handle)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _without(own: list[Region], placed: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The parts of the own regions that lie in no placed one. Both are in order."""
+    position = 0
+    for region in own:
+        start = region.start
+        while position < len(placed) and placed[position][1] <= start:
+            position += 1
+        following = position
+        while following < len(placed) and placed[following][0] < region.end:
+            if placed[following][0] > start:
+                yield start, placed[following][0]
+            start = max(start, placed[following][1])
+            following += 1
+        if start < region.end and region.path != "[stack]":
+            yield start, region.end
