@@ -105,7 +105,7 @@ def test_success_is_noticed_as_root(name: str, without_a_boundary: dict[str, Out
     ],
 )
 def test_success_on_a_resource_is_noticed(name: str, facts: dict[str, int]) -> None:
-    assert attacks.ATTACKS[name][2](facts), "the attack got what it asked for and did not say so"
+    assert attacks.ATTACKS[name].function(facts), "the attack got what it asked for and did not say so"
 
 
 def test_dangerous_attacks_are_not_run_without_a_boundary() -> None:

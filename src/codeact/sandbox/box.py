@@ -31,6 +31,7 @@ ANSWER_LIMIT = 20.0
 """Seconds within which process 1 answers."""
 
 KERNEL_ENVIRONMENT = {"MPLCONFIGDIR": "/tmp/home/.matplotlib", "PYTHONPATH": None}  # of the zygote, not of sessions
+_LONGEST_PATH = 4000  # characters; Linux takes 4,096 bytes
 _PORTS = range(20000, 30000)  # below those that the system hands out
 
 
@@ -183,16 +184,18 @@ class Box:
     async def _ask(self, op: str, given: Sequence[int] = (), /, **request: Any) -> tuple[dict[str, Any], list[int]]:
         if self._control is None:
             raise SessionClosed("the session is closed")
-        self._next += 1
+        number = self._next = self._next + 1
         waiting: asyncio.Future[tuple[dict[str, Any], list[int]]] = asyncio.get_running_loop().create_future()
-        self._replies[self._next] = waiting
+        self._replies[number] = waiting
         try:
-            wire.send(self._control, {"op": op, "id": self._next, **request}, given)
+            wire.send(self._control, {"op": op, "id": number, **request}, given)
             return await asyncio.wait_for(waiting, ANSWER_LIMIT)
         except TimeoutError as error:
             raise SandboxError(f"the session did not answer within {ANSWER_LIMIT:.0f} seconds") from error
         except OSError as error:
             raise SandboxError(f"the session is gone: {error}") from error
+        finally:
+            self._replies.pop(number, None)
 
     # --- the kernel ---
 
@@ -314,6 +317,10 @@ class Box:
 
     async def open_file(self, path: str, writing: bool) -> int:
         """A descriptor of a plain file in the workspace. Raises FileTransferError."""
+        if len(path) > _LONGEST_PATH:
+            raise FileTransferError(f"{path[:50]}…: the name is too long")
+        if len(path) > _LONGEST_PATH:
+            raise FileTransferError(f"{path[:50]}…: File name too long")
         reply, descriptors = await self._ask("open", path=path, writing=writing)
         if "error" in reply or not descriptors:
             raise FileTransferError(f"{path}: {reply.get('error', 'no file came back')}")
