@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 import signal
@@ -26,6 +27,7 @@ from codeact.sandbox.kernelspec import Foreign
 from codeact.sandbox.limits import Limits
 from codeact.sandbox.network import Network
 from codeact.sandbox.relay import Relay, established
+from codeact.sandbox.rundir import no_room
 
 ANSWER_LIMIT = 20.0
 """Seconds within which process 1 answers."""
@@ -70,17 +72,21 @@ class Box:
         self._cgroup = cgroups.create(f"{os.getpid()}-{self._name}", limits.memory, limits.processes)
         self._control, theirs = wire.pair()
         self._control.setblocking(False)
-        listening = [self._listen(channel) for channel in wire.CHANNELS]
         self._ready = loop.create_future()
         doors = self._cgroup.doors() if self._cgroup else []
+        listening: list[socket.socket] = []
         try:
+            for channel in wire.CHANNELS:
+                listening.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                self._listen(listening[-1], channel)
             inherited = [] if self.foreign else listening
             descriptors = [theirs.fileno(), *(s.fileno() for s in inherited), *doors]
             jail = Jail(limits=limits, network=self.network.kind)
             request = {"jail": jail.model_dump(), "sockets": len(inherited)}
             wire.send(self._zygote.end, request, descriptors)
         except OSError as error:
-            raise KernelStartError(f"the zygote is gone: {error}") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise KernelStartError(no_room(error) if full else f"the zygote is gone: {error}") from error
         finally:
             theirs.close()
             if self.foreign:
@@ -97,14 +103,12 @@ class Box:
         except TimeoutError as error:
             raise KernelStartError(f"the session did not come up within {ANSWER_LIMIT:.0f} seconds") from error
 
-    def _listen(self, channel: str) -> socket.socket:
-        """A listening socket that the kernel inherits, so that it needs no path of the host to be reached."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def _listen(self, listener: socket.socket, channel: str) -> None:
+        """Have a socket listen that the kernel inherits, so that it needs no path of the host to be reached."""
         # through the descriptor: short whatever TMPDIR is, and what the kernel can read of it tells nothing
         listener.bind(self.address(channel))
         listener.listen(16)
         listener.setblocking(False)
-        return listener
 
     def address(self, channel: str) -> str:
         """The path of that channel's socket, good in this process only."""

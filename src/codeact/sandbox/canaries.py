@@ -39,7 +39,7 @@ _LIMIT = 60.0  # seconds for one attack that is given no other limit
 _MAY_END = ("resources", "protocol")  # families whose attacks may end their session: that it is gone is an answer
 _SLOW = {
     "many-files", "memory-of-many", "shared-memory-bomb", "memory-file-bomb", "system-v-memory-bomb",
-    "frame-of-a-terabyte", "flood-without-end", "half-a-frame",
+    "frame-of-a-terabyte", "half-a-frame", "flood-without-end", "flood-while-nobody-listens",
 }  # fmt: skip
 
 

@@ -84,8 +84,8 @@ class Watch:
             self._asked = time.monotonic()
             try:
                 result = await self._neighbour.run("6 * 7", timeout=30)
-                if result.result != "42" or result.notice:
-                    self._wrong = f"{result.status} {result.notice or result.result}"
+                if result.result != "42" or result.notice or result.fresh_kernel:
+                    self._wrong = f"{result.status} {result.notice or 'in a new kernel'}"
             except SandboxError as error:
                 self._wrong = str(error)
             self._longest = max(self._longest, time.monotonic() - self._asked)
@@ -128,9 +128,15 @@ def render(result: ExecutionResult, forgery: str) -> str | None:
         return "a message was taken that was not signed with the key"
     if '"trusted"' in notebook.partition('"cells"')[0]:
         return "the notebook calls itself trusted"
+    acting = active(page)
+    return f"active in the page: {acting}" if acting else None
+
+
+def active(page: str) -> str | None:
+    """Something in this HTML that acts, or loads something, if anything does."""
     reader = _Reader()
     reader.feed(page)
-    return f"active in the page: {reader.active[0]}" if reader.active else None
+    return reader.active[0] if reader.active else None
 
 
 class _Reader(HTMLParser):
@@ -139,8 +145,12 @@ class _Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.active: list[str] = []
+        self._styles = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._styles += tag == "style"
+        if self._styles > 1:
+            self.active.append("a second style")
         for name, value in attrs:
             address = "".join((value or "").split()).lower()
             remote = name in ("src", "href", "srcdoc", "action") and not address.startswith(

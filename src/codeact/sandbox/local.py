@@ -283,7 +283,7 @@ class LocalSession(KernelSession):
 
 
 def _write(descriptor: int, data: bytes | IO[bytes], limit: int) -> None:
-    """Fill an open file and close it. Raises OSError, ValueError; the file is empty then, for it may hold all the room."""
+    """Fill an open file and close it. Raises OSError, ValueError; the file is empty then: it may hold all the room."""
     with open(descriptor, "wb", 0) as file:
         try:
             copy_bounded(data, file, limit)

@@ -252,6 +252,7 @@ def flood_of_output(facts: Facts) -> str | None:
     with children() as started:
         started.append(os.posix_spawn("/bin/sh", ["sh", "-c", "yes | head -c 50000000 >&2"], {}))
         os.waitpid(started.pop(), 0)
+    sys.stderr.flush()
     sys.stdout.flush()
     sys.stdout.write("\n")
     return None
