@@ -191,11 +191,13 @@ def descriptors_of_the_host(facts: Facts) -> str | None:
 @attack("processes")
 def namespaces_of_the_host(facts: Facts) -> str | None:
     """Open the namespaces that own or hold one's own."""
+    own = {os.stat(f"/proc/self/ns/{name}").st_ino for name in os.listdir("/proc/self/ns")}
     for name in os.listdir("/proc/self/ns"):
         held = os.open(f"/proc/self/ns/{name}", os.O_RDONLY)
         try:
             for request in (0xB701, 0xB702):  # NS_GET_USERNS, NS_GET_PARENT
-                if libc.ioctl(held, ctypes.c_ulong(request)) >= 0:
+                found = libc.ioctl(held, ctypes.c_ulong(request))
+                if found >= 0 and os.fstat(found).st_ino not in own:
                     return f"{name}, {request:x}"
         finally:
             os.close(held)

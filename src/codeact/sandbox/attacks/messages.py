@@ -251,6 +251,7 @@ def flood_while_nobody_listens(facts: Facts) -> str | None:
 @attack("protocol", seconds=2)
 def flood_without_end(facts: Facts) -> str | None:
     """Talk without pause, and stop for no interrupt."""
+    os.nice(19)
     while True:
         with contextlib.suppress(BaseException):
             for thread in flood(600):

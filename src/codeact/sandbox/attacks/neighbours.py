@@ -125,7 +125,7 @@ except OSError:
 
 @attack("neighbours")
 def use_up_pipes(facts: Facts) -> str | None:
-    """Take all the room for pipes that there is for a user, so that a neighbour gets small ones."""
+    """Take all the room for pipes that there is for a user, so that a neighbour has none."""
     held: list[int] = []
     with contextlib.suppress(OSError):
         while len(held) < facts["open_files"] // 2:

@@ -236,6 +236,7 @@ def lock_memory(facts: Facts) -> str | None:
 @attack("resources", seconds=2)
 def spin(facts: Facts) -> str | None:
     """Compute for ever and stop for nothing."""
+    os.nice(19)  # whom it starves meanwhile is asked elsewhere
     while True:
         with contextlib.suppress(BaseException):
             while True:
