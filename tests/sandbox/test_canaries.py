@@ -21,6 +21,15 @@ from tests.sandbox.test_attacks import NAMES
 from tests.test_page import HOSTILE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+NAIVE = (
+    "download-through-links", "download-of-what-is-no-file", "download-of-a-file-that-changes", "download-without-end",
+    "names-of-downloads", "names-of-uploads", "upload-through-links", "use-up-watches", "use-up-processes",
+    "use-up-pipes",
+)  # fmt: skip
+NOTICED = (*NAIVE, "bombs-in-what-is-shown", "largest-messages", "flood-of-pictures", "take-the-processor",
+           "calls-of-tools-that-are-not-there", "wrong-signatures", "scripts-in-what-is-shown")  # fmt: skip
+"""Attacks whose success the tests below let the battery see."""
+
 INERT = ("<style>", "<table><!--")  # without a policy, and in a browser that takes them otherwise
 BY_NAME = {canary.name: canary for canary in ALL}
 
@@ -73,14 +82,7 @@ async def naively(name: str, tmp_path: Path) -> str | None:
         return str(error)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "download-through-links", "download-of-what-is-no-file", "download-of-a-file-that-changes",
-        "download-without-end", "names-of-downloads", "names-of-uploads", "upload-through-links",
-        "use-up-watches", "use-up-processes", "use-up-pipes",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name", NAIVE)
 async def test_naive_host_is_noticed(name: str, tmp_path: Path) -> None:
     assert await naively(name, tmp_path)
 
@@ -144,6 +146,15 @@ async def test_a_call_of_a_tool_is_noticed(sandbox: Sandbox) -> None:
         assert (await session.run(code)).result == "'called'"
         assert "a tool of the host was called" in str(await watch.complaint(before))
         await session.close()
+    await neighbour.close()
+
+
+async def test_a_tool_that_is_called_by_another_name_is_noticed(sandbox: Sandbox) -> None:
+    neighbour = await sandbox.session()
+    async with canaries._bait(sandbox) as (facts, _), Watch(neighbour) as watch:
+        battery = canaries._Battery(sandbox, facts | {"tool": "eval"}, neighbour, watch)
+        outcome = await battery.alone(BY_NAME["calls-of-tools-that-are-not-there"])
+    assert not outcome.held and "a tool of the host was called" in outcome.detail
     await neighbour.close()
 
 

@@ -162,7 +162,8 @@ class _Battery:
     async def _prepared(self) -> Session:
         session = await self.sandbox.session(tools=[Decoy(self.facts["tool"], self.watch)])
         for file in Path(attacks.__file__).parent.glob("*.py"):
-            await session.put(f"attacks/{file.name}", file.read_bytes())
+            source = file.read_text().replace(attacks.__name__, "attacks")  # for inside it stands by itself
+            await session.put(f"attacks/{file.name}", source.encode())
         return session
 
     async def _attempt(self, session: Session, canary: Canary) -> tuple[Outcome, bool]:

@@ -18,7 +18,7 @@ mean that it was refused; any other error means that the kernel went on to look 
 
 from __future__ import annotations
 
-from . import (  # each registers its attacks
+from codeact.sandbox.attacks import (  # each registers its attacks
     calls,
     filesystem,
     layout,
@@ -32,7 +32,7 @@ from . import (  # each registers its attacks
     transfer,
     wire,
 )
-from .ground import ATTACKS, attempt
+from codeact.sandbox.attacks.ground import ATTACKS, attempt
 
 __all__ = [
     "ATTACKS", "attempt",

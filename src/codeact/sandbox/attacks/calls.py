@@ -8,7 +8,7 @@ import mmap
 import os
 from typing import Any
 
-from .ground import ATTACKS, Entry, Facts, attack, refused
+from codeact.sandbox.attacks.ground import ATTACKS, Entry, Facts, attack, refused
 
 
 def refused_call(

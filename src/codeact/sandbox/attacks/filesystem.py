@@ -9,7 +9,7 @@ import stat
 import sys
 import tempfile
 
-from .ground import Facts, attack, libc, text_of, write_at
+from codeact.sandbox.attacks.ground import Facts, attack, libc, text_of, write_at
 
 
 @attack("filesystem", harmless=True)

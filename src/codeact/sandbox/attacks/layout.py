@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 
-from .ground import Facts, attack, call, libc, own_sockets, refused, text_of
+from codeact.sandbox.attacks.ground import Facts, attack, call, libc, own_sockets, refused, text_of
 
 OPENAT2 = (437, 437)
 SHARED = ("/", "/etc", "/etc/passwd", "/etc/hosts", "/run", "/var", "/mnt", "/sys", "/dev", "/usr", "/usr/bin/env",

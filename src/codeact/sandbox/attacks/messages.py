@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .ground import Facts, attack
-from .protocol import CALL, ODD, Forger
+from codeact.sandbox.attacks.ground import Facts, attack
+from codeact.sandbox.attacks.protocol import CALL, ODD, Forger
 
 KINDS = ("stream", "display_data", "update_display_data", "execute_result", "error", "status", "execute_input",
          "clear_output", "comm_open", "comm_msg", "comm_close", "debug_event", "iopub_welcome", "shutdown_reply")  # fmt: skip # noqa: E501

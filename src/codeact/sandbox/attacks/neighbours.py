@@ -12,7 +12,16 @@ import sys
 import threading
 import time
 
-from .ground import Facts, attack, call, connect, libc, own_sockets, search_memory, search_processes
+from codeact.sandbox.attacks.ground import (
+    Facts,
+    attack,
+    call,
+    connect,
+    libc,
+    own_sockets,
+    search_memory,
+    search_processes,
+)
 
 HELD: dict[str, object] = {}
 """What stays taken after an attack, for the host to see whether a neighbour lacks it."""

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 
-from .ground import Facts, attack, connect
+from codeact.sandbox.attacks.ground import Facts, attack, connect
 
 
 @attack("network", harmless=True)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 
-from .ground import Facts, attack, call, libc, pids, search_processes, text_of
+from codeact.sandbox.attacks.ground import Facts, attack, call, libc, pids, search_processes, text_of
 
 
 @attack("processes", harmless=True)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from .ground import Facts, attack
+from codeact.sandbox.attacks.ground import Facts, attack
 
 ODD: tuple[Any, ...] = (None, True, -1, 1e308, float("nan"), float("inf"), 10**400, "", "\0", "\ud800", "x" * 100_000,
        [], {}, [[]] * 1000, {"": None}, {"\udfff": ["\udfff"]}, [{"a": [{}]}])  # fmt: skip

@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 
-from .ground import Facts, attack, call, libc
+from codeact.sandbox.attacks.ground import Facts, attack, call, libc
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 
-from .ground import Facts, attack, holds_secret, search_memory, search_processes, text_of
+from codeact.sandbox.attacks.ground import Facts, attack, holds_secret, search_memory, search_processes, text_of
 
 # of the secret only the hash is known here, so that looking for it does not find the question, nor a copy of it
 

@@ -11,7 +11,7 @@ import stat
 import threading
 import time
 
-from .ground import Facts, attack
+from codeact.sandbox.attacks.ground import Facts, attack
 
 
 @attack("filesystem")

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 
-from .ground import Facts, attack, own_sockets
+from codeact.sandbox.attacks.ground import Facts, attack, own_sockets
 
 
 def connections() -> dict[str, socket.socket]:
