@@ -213,8 +213,8 @@ def capture(
     os.close(arrived[1])
     os.close(go[0])
     try:
-        if not os.read(arrived[0], 1):
-            raise OSError("the copy of the kernel did not get ready")
+        if not select.select([arrived[0]], [], [], _TRIAL)[0] or not os.read(arrived[0], 1):
+            raise OSError("the copy of the kernel did not get ready: something runs after every fork of it")
         block.position = guided
         memory = regions(child)
         large = [region for region in memory if region.end - region.start >= _LARGE and not region.inode]
@@ -234,9 +234,12 @@ def capture(
         size = os.fstat(target).st_size
         os.pwrite(target, text + struct.pack("=Q", len(text)), size - len(text) - 8)
         planned()
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
     finally:
         os.close(arrived[0])
-        os.close(go[1])  # without a word, the copy ends
+        os.close(go[1])
         _, status = os.waitpid(child, 0)
         block.remove()
     if status:

@@ -67,7 +67,7 @@ class Interrupts:
 
     def check(self) -> None:
         """Raise what has been put off."""
-        if self._pending and threading.current_thread() is threading.main_thread():
+        if self._pending and not self._held and threading.current_thread() is threading.main_thread():
             self._pending = False
             raise KeyboardInterrupt
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import random
 import resource
 import select
 import signal
@@ -124,11 +125,13 @@ class Server:
             lost = kernelfork.losses(others, self.tasks)
             kernelfork.pack(files)
             room = resource.getrlimit(resource.RLIMIT_DATA)[0]  # the session's limit, see ``isolation.lock``
+            drawn = random.getstate()  # a fork seeds anew
             with contextlib.ExitStack() as held:  # what the second thread could hold while this one is copied
                 for lock in (self.iopub.lock, *(stream.lock for stream in self.kernel.streams)):
                     held.enter_context(lock)
                 mailbox = image.capture(target, {"free": carried["free"]}, room, planned)
             if mailbox:
+                random.setstate(drawn)
                 self.resume(mailbox, carried)
             return lost
         finally:
