@@ -9,16 +9,22 @@ from typing import IO, Any, Protocol
 
 from codeact.contracts import ErrorOutput, ExecutionResult, ExecutionStatus, Output, StateChanges, Variable
 from codeact.errors import SandboxError, SessionClosed
-from codeact.sandbox.channels import Channels, Socket, encodable, error_output, output_of, variables_of
+from codeact.sandbox.channels import Channels, encodable, error_output, output_of, variables_of
 from codeact.sandbox.collector import Collector
 from codeact.sandbox.limits import Limits
+from codeact.sandbox.zmtp import Connection
 
 STOP_GRACE = 5.0
 """Seconds between an interrupt and a kill."""
 
+UNHEARD_GRACE = 1.0
+"""Seconds in which a kernel whose connections broke may turn out to be ending."""
+
 _IDLE_GRACE = 5.0  # seconds between a reply and the last of its output
 _WHOLE_ABOVE = 1000  # characters of output beyond which the whole is kept as a file
 _MOST_CALLS = 256  # calls of host tools under way at once
+_CALLS_SIZE = 16 << 20  # characters of these calls together
+_MOST_NAMES = 5000  # of live variables that are remembered for the notice of their loss
 
 
 class Owner(Protocol):
@@ -59,6 +65,8 @@ class Execution:
         self.idle = False
         self.over = False
         self.killed = False
+        self.unheard = False
+        self.passed_over = channels.passed_over
         self.fresh = False
         self.lost_before: str | None = None
         self.stop_by: float | None = None
@@ -66,7 +74,7 @@ class Execution:
         self.message_id = ""
         self.started = time.monotonic()
         self.error: ErrorOutput | None = None
-        self.calls: set[asyncio.Task[None]] = set()
+        self.calls: dict[asyncio.Task[None], int] = {}  # and the size of what each was asked
 
     async def outputs(self, code: str) -> AsyncIterator[Output]:
         request = {
@@ -84,7 +92,8 @@ class Execution:
     async def remaining(self) -> AsyncIterator[Output]:
         """Outputs until the execution is over, stopping it where its time is up."""
         while not self.over:
-            if self.reply is not None and (self.idle or time.monotonic() - self.replied_at > _IDLE_GRACE):
+            heard_all = self.idle or self.channels.fault or time.monotonic() - self.replied_at > _IDLE_GRACE
+            if self.reply is not None and heard_all:
                 break
             if self.session.closed:
                 raise SessionClosed(f"session {self.session.id} is closed")
@@ -114,6 +123,9 @@ class Execution:
         now = time.monotonic()
         if self.reply is not None:
             return self.replied_at + _IDLE_GRACE - now
+        if self.channels.fault and not (self.unheard or self.killed):
+            self.unheard = True
+            self.stop_by = now + UNHEARD_GRACE
         if self.stop_by is None:
             if self.session.stop_reason == "interrupted":
                 self.stop_by = now + STOP_GRACE
@@ -129,7 +141,7 @@ class Execution:
             await self.session.kill_kernel()
         return max(self.stop_by - now, 0.2)
 
-    async def _take(self, socket: Socket, message: dict[str, Any]) -> Output | None:
+    async def _take(self, socket: Connection, message: dict[str, Any]) -> Output | None:
         ours = message["parent_header"].get("msg_id") == self.message_id
         kind = message["header"].get("msg_type")
         if socket is self.channels.shell:
@@ -137,12 +149,13 @@ class Execution:
                 self.reply, self.replied_at = message["content"], time.monotonic()
             return None
         if socket is self.channels.stdin:
-            if kind == "input_request" and len(self.calls) < _MOST_CALLS:
-                prompt = str(message["content"].get("prompt", ""))
+            prompt = encodable(message["content"].get("prompt", ""))
+            room = len(self.calls) < _MOST_CALLS and sum(self.calls.values()) + len(prompt) <= _CALLS_SIZE
+            if kind == "input_request" and room:
                 # beside this loop, so that output, interrupts and the time limit go on while the tool runs
                 call = asyncio.create_task(self._call_tool(message["header"], prompt))
-                self.calls.add(call)
-                call.add_done_callback(self.calls.discard)
+                self.calls[call] = len(prompt)
+                call.add_done_callback(self.calls.pop)
             return None
         if kind == "status":
             self.idle = self.idle or (ours and message["content"].get("execution_state") == "idle")
@@ -175,6 +188,8 @@ class Execution:
                 cause = f"the code did not stop {STOP_GRACE:.0f} seconds after it was interrupted, so it was killed"
                 if session.stop_reason == "timeout":
                     cause = f"the time limit of {self.limit:g} seconds was over and {cause}"
+            if self.killed and self.unheard:
+                cause = f"nothing can be heard from it any more ({self.channels.fault}), so it was killed"
             notices.append(session.mourn(cause) + " The next code runs in a new kernel.")
         else:
             if reply.get("status") != "ok":
@@ -193,15 +208,17 @@ class Execution:
             changes = self._changes(reply)
             notices.append(session.notice())
         collector = self.collector
+        collector.dropped_displays += self.channels.passed_over - self.passed_over
         if collector.dropped_displays:
             notices.append(f"{collector.dropped_displays} displayed objects were too large to keep.")
         duration = time.monotonic() - self.started
-        path = await self._keep_whole(reply)
-        count = (reply or {}).get("execution_count")
+        told = (reply or {}).get("execution_count")
+        count = told if type(told) is int and 0 <= told < 1 << 53 else None
+        path = await self._keep_whole(count)
         return ExecutionResult(
             status=status,
             outputs=collector.outputs,
-            execution_count=count if isinstance(count, int) else None,
+            execution_count=count,
             duration=duration,
             changes=changes,
             notice=" ".join(n for n in notices if n) or None,
@@ -215,21 +232,22 @@ class Execution:
         if not isinstance(told, dict):
             return None
         listed = told.get("removed")
-        removed = tuple(encodable(name) for name in listed) if isinstance(listed, list) else ()
+        removed = tuple(encodable(name)[:1000] for name in listed[:500]) if isinstance(listed, list) else ()
         changes = StateChanges(
             added=variables_of(told.get("added")), changed=variables_of(told.get("changed")), removed=removed
         )
         for variable in (*changes.added, *changes.changed):
-            self.session.names[variable.name] = variable
+            if len(self.session.names) < _MOST_NAMES or variable.name in self.session.names:
+                self.session.names[variable.name] = variable
         for name in removed:
             self.session.names.pop(name, None)
         return changes
 
-    async def _keep_whole(self, reply: dict[str, Any] | None) -> str | None:
+    async def _keep_whole(self, count: int | None) -> str | None:
         """Put output that is too long to read whole into the workspace; its path, or None."""
         if self.collector.text <= _WHOLE_ABOVE:
             return None
-        path = f".codeact/output-{(reply or {}).get('execution_count') or 'last'}.txt"
+        path = f".codeact/output-{'last' if count is None else count}.txt"
         self.collector.whole.truncate(min(self.collector.whole.tell(), self.session.limits.file))
         self.collector.whole.seek(0)
         try:

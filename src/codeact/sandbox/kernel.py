@@ -19,10 +19,11 @@ from typing import IO, Any, Self
 
 from codeact.contracts import ExecutionResult, ExecutionStatus, FileInfo, HostTool, Output, Variable
 from codeact.errors import KernelStartError, SandboxError, SessionClosed, ToolError, UsageError
-from codeact.sandbox.channels import Channels, Socket, language_of, variables_of
-from codeact.sandbox.execution import STOP_GRACE, Execution
+from codeact.sandbox.channels import Channels, language_of, load, variables_of
+from codeact.sandbox.execution import STOP_GRACE, UNHEARD_GRACE, Execution
 from codeact.sandbox.limits import Limits
 from codeact.sandbox.wire import CALL_MARK
+from codeact.sandbox.zmtp import Connection
 
 _READY_LIMIT = 60.0  # seconds
 _ASK_EVERY = 0.5  # seconds
@@ -100,7 +101,6 @@ class KernelSession(ABC):
         self.stop_reason: ExecutionStatus | None = None
         self._started_before = False
         self._has_tools = False  # the next kernel comes with the stubs of its tools, being a copy of one
-        self._deaf = False  # the output of the last execution did not all come
 
     # --- what a backend provides ---
 
@@ -159,6 +159,12 @@ class KernelSession(ABC):
         lost = None
         if self._exited is not None and self._exited.done():
             lost = self.mourn(self._exited.result())
+        elif self._channels is not None and self._exited is not None and self._channels.fault:
+            fault = self._channels.fault
+            await asyncio.wait({self._exited}, timeout=UNHEARD_GRACE)
+            ended = self._exited.result() if self._exited.done() else f"nothing could be heard from it ({fault})"
+            await self.kill_kernel()
+            lost = self.mourn(ended)
         if self._channels is None:
             self._channels, self._exited = await self.start_kernel()
             try:
@@ -171,20 +177,17 @@ class KernelSession(ABC):
                 await self._install_tools()
             self._has_tools = False
             self._started_before = True
-        elif self._deaf and self._exited is not None:
-            self._channels = self._channels.again()
-            await self._wait_ready(self._channels, self._exited)
-        self._deaf = False
         return lost
 
     async def _wait_ready(self, channels: Channels, exited: asyncio.Future[str]) -> None:
         """Until the kernel's output is known to reach us."""
         deadline = time.monotonic() + _READY_LIMIT
-        while time.monotonic() < deadline and not exited.done():
+        while time.monotonic() < deadline and not exited.done() and not channels.fault:
             if await (self._is_greeted(channels, exited) if self.ours else self._is_answered(channels, exited)):
                 return
-        if exited.done():
-            raise KernelStartError(f"the kernel ended while it started: {exited.result()}")
+        if exited.done() or channels.fault:
+            why = exited.result() if exited.done() else channels.fault
+            raise KernelStartError(f"the kernel ended while it started: {why}")
         raise KernelStartError(f"the kernel did not answer within {_READY_LIMIT:.0f} seconds")
 
     async def _is_greeted(self, channels: Channels, exited: asyncio.Future[str]) -> bool:
@@ -247,7 +250,6 @@ class KernelSession(ABC):
             try:
                 async for output in execution.outputs(code):
                     yield output
-                self._deaf = execution.reply is not None and not execution.idle
                 yield await execution.result()
             finally:
                 self._execution = None
@@ -307,18 +309,18 @@ class KernelSession(ABC):
         raise SandboxError("sessions of this sandbox cannot be forked; those of the local sandbox can")
 
     async def _request(
-        self, channels: Channels, exited: asyncio.Future[str], socket: Socket, kind: str, content: dict[str, Any],
+        self, channels: Channels, exited: asyncio.Future[str], channel: Connection, kind: str, content: dict[str, Any],
         limit: float, meanwhile: Callable[[str], None] = lambda kind: None,
     ) -> dict[str, Any]:  # fmt: skip
         """The content of the reply to a request, within ``limit`` seconds. Raises SandboxError.
 
         ``meanwhile`` is called with the kinds of other messages that answer it.
         """
-        message_id = channels.send(socket, kind, content)
+        message_id = channels.send(channel, kind, content)
         deadline = time.monotonic() + limit
-        while time.monotonic() < deadline and not exited.done():
+        while time.monotonic() < deadline and not exited.done() and not channels.fault:
             for source, message in await channels.arrivals(exited, min(limit, 1)):
-                if source is not socket or message["parent_header"].get("msg_id") != message_id:
+                if source is not channel or message["parent_header"].get("msg_id") != message_id:
                     continue
                 kind = str(message["header"].get("msg_type"))
                 if kind.endswith("_reply"):
@@ -349,12 +351,12 @@ class KernelSession(ABC):
     async def call_tool(self, prompt: str) -> str:
         """Answer one ``input_request`` of the kernel: the JSON reply to a tool call."""
         try:
-            call = json.loads(prompt.removeprefix(CALL_MARK)) if prompt.startswith(CALL_MARK) else None
+            call = load(prompt.removeprefix(CALL_MARK)) if prompt.startswith(CALL_MARK) else None
             if not isinstance(call, dict) or not isinstance(call.get("arguments"), dict):
                 return json.dumps({"error": "there is nobody to answer input() here"})
             tool = self.tools.get(str(call.get("tool")))
             if tool is None:
-                return json.dumps({"error": f"there is no host tool {call.get('tool')!r}"})
+                return json.dumps({"error": f"there is no host tool {str(call.get('tool'))[:100]!r}"})
             outcome = tool.call(call["arguments"])
             if inspect.isawaitable(outcome):
                 outcome = await outcome
