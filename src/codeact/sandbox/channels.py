@@ -25,6 +25,7 @@ from codeact.sandbox.zmtp import Connection
 _DELIMITER = b"<IDS|MSG>"
 _STRUCTURE = 4 << 20  # bytes of JSON outside of its strings; as objects each takes up to thirty times as much
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_ECHOED = ("msg_id", "msg_type", "session", "username", "date", "version")
 _REMEMBERED = 4096  # messages that are known again if they come twice
 _LINE = re.compile(r"Cell (?:In\[\d+\]|.*?), line (\d{1,9})\b")
 _LINE_WITHIN = 1000  # characters: the search takes the square of them
@@ -128,7 +129,9 @@ class Channels:
         found = ((c, self.read(frames)) for c in self._connections() for frames in c.read())
         return [(connection, message) for connection, message in found if message is not None]
 
-    def send(self, channel: Connection, kind: str, content: dict[str, Any], parent: dict[str, Any] | None = None) -> str:
+    def send(
+        self, channel: Connection, kind: str, content: dict[str, Any], parent: dict[str, Any] | None = None
+    ) -> str:
         """Send a request; returns its message id, which the answers carry as their parent's."""
         header = {
             "msg_id": uuid.uuid4().hex,
@@ -144,7 +147,7 @@ class Channels:
 
     def answer(self, parent: dict[str, Any], value: str) -> None:
         """Answer an ``input_request``, whose header is ``parent``: as much of it as a client has to give back."""
-        fields = {field: parent.get(field) for field in ("msg_id", "msg_type", "session", "username", "date", "version")}
+        fields = {field: parent.get(field) for field in _ECHOED}
         echo = {field: told for field, told in fields.items() if isinstance(told, str) and len(told) < 200}
         self.send(self.stdin, "input_reply", {"value": value}, echo)
 
