@@ -136,8 +136,8 @@ def become(source: int, files: int, sockets: list[int], line: int, key: str) -> 
     A word over ``line`` says that it is complete. Raises OSError.
     """
     unpack(files)
+    head = image.read_head(files)
     os.close(files)
-    head = image.read_head(source)
     with socket.socket(fileno=os.dup(line)) as waiting:
         waiting.settimeout(_WRITTEN_WITHIN)
         if wire.receive(waiting) is None:

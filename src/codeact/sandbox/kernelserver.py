@@ -131,7 +131,7 @@ class Server:
             with contextlib.ExitStack() as held:  # what the second thread could hold while this one is copied
                 for lock in (self.iopub.lock, *(stream.lock for stream in self.kernel.streams)):
                     held.enter_context(lock)
-                mailbox = image.capture(target, {"free": carried["free"]}, room, planned)
+                mailbox = image.capture(target, {"free": carried["free"]}, room, planned, files)
             if mailbox:
                 random.setstate(drawn)
                 self.resume(mailbox, carried)
