@@ -23,9 +23,9 @@ from codeact.plaintext import strip_ansi
 from codeact.sandbox.zmtp import Connection
 
 _DELIMITER = b"<IDS|MSG>"
-_STRUCTURE = 4 << 20  # bytes of JSON outside of its strings; as objects each takes up to thirty times as much
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_ECHOED = ("msg_id", "msg_type", "session", "username", "date", "version")
+_STRUCTURE = 4 << 20  # bytes of JSON outside of its strings; as objects they take up to thirty times as much
+_STRINGS = 500_000  # in the JSON of one part
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # gives nothing back, so that it takes no memory
 _REMEMBERED = 4096  # messages that are known again if they come twice
 _LINE = re.compile(r"Cell (?:In\[\d+\]|.*?), line (\d{1,9})\b")
 _LINE_WITHIN = 1000  # characters: the search takes the square of them
@@ -47,6 +47,7 @@ class Channels:
         self._addresses = addresses
         self._session = uuid.uuid4().hex
         self._hmac = hmac.new(key, digestmod=hashlib.sha256)
+        self._refused = 0
         self._seen: dict[bytes, None] = {}  # signatures, oldest first
         self._loop = asyncio.get_running_loop()
         self._armed: set[int] = set()
@@ -78,7 +79,7 @@ class Channels:
     @property
     def passed_over(self) -> int:
         """How many messages were too large to be read so far."""
-        return sum(c.passed_over for c in self._connections())
+        return self._refused + sum(c.passed_over for c in self._connections())
 
     def close(self) -> None:
         for descriptor in tuple(self._armed):
@@ -147,7 +148,9 @@ class Channels:
 
     def answer(self, parent: dict[str, Any], value: str) -> None:
         """Answer an ``input_request``, whose header is ``parent``: as much of it as a client has to give back."""
-        fields = {field: parent.get(field) for field in _ECHOED}
+        fields = {
+            field: parent.get(field) for field in ("msg_id", "msg_type", "session", "username", "date", "version")
+        }
         echo = {field: told for field, told in fields.items() if isinstance(told, str) and len(told) < 200}
         self.send(self.stdin, "input_reply", {"value": value}, echo)
 
@@ -165,6 +168,9 @@ class Channels:
             if len(parts) != 4 or not hmac.compare_digest(signature, self._sign(parts)) or signature in self._seen:
                 return None
             header, parent, _, content = map(load, parts)
+        except TooLarge:
+            self._refused += 1
+            return None
         except (ValueError, RecursionError):
             return None
         self._seen[signature] = None
@@ -174,11 +180,18 @@ class Channels:
         return message if all(isinstance(part, dict) for part in message.values()) else None
 
 
+class TooLarge(ValueError):
+    """JSON that would take too much as objects."""
+
+
 def load(text: bytes | str) -> Any:
     """JSON of a bounded size as objects. Raises ValueError, RecursionError."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if len(data) > _STRUCTURE and len(_STRING.sub(b'""', data)) > _STRUCTURE:
-        raise ValueError("more structure than anybody reads")
+    if len(data) > _STRUCTURE:
+        quotes = data.count(b'"') - data.count(b'\\"')
+        strings = sum(len(found[0]) for found in _STRING.finditer(data)) if quotes < 2 * _STRINGS else 0
+        if quotes > 2 * _STRINGS or len(data) - strings > _STRUCTURE:
+            raise TooLarge("more structure than anybody reads")
     return json.loads(text)
 
 

@@ -17,7 +17,7 @@ from codeact.sandbox.zmtp import Connection
 STOP_GRACE = 5.0
 """Seconds between an interrupt and a kill."""
 
-UNHEARD_GRACE = 1.0
+UNHEARD_GRACE = 0.5
 """Seconds in which a kernel whose connections broke may turn out to be ending."""
 
 _IDLE_GRACE = 5.0  # seconds between a reply and the last of its output
@@ -208,9 +208,11 @@ class Execution:
             changes = self._changes(reply)
             notices.append(session.notice())
         collector = self.collector
-        collector.dropped_displays += self.channels.passed_over - self.passed_over
         if collector.dropped_displays:
             notices.append(f"{collector.dropped_displays} displayed objects were too large to keep.")
+        lost = self.channels.passed_over - self.passed_over
+        if lost:
+            notices.append(f"Output was lost: {lost} messages of the kernel were too large to be read.")
         duration = time.monotonic() - self.started
         told = (reply or {}).get("execution_count")
         count = told if type(told) is int and 0 <= told < 1 << 53 else None

@@ -273,10 +273,10 @@ class LocalSession(KernelSession):
 
     async def get(self, path: str) -> bytes:
         with open(await self._box.open_file(path, writing=False), "rb") as file:
-            data = await asyncio.to_thread(file.read, self.limits.file + 1)
-        if len(data) > self.limits.file:
-            raise FileTransferError(f"{path}: larger than the limit of {self.limits.file} bytes")
-        return data
+            size = os.fstat(file.fileno()).st_size  # as it is now: it may grow while it is read
+            if size > self.limits.file:
+                raise FileTransferError(f"{path}: larger than the limit of {self.limits.file} bytes")
+            return await asyncio.to_thread(file.read, size)
 
     async def files(self) -> tuple[FileInfo, ...]:
         return tuple(FileInfo(path=path, size=size) for path, size in await self._box.files())
