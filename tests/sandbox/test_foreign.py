@@ -206,7 +206,6 @@ async def test_an_unknown_kernel_is_refused_by_the_names_of_those_that_are(kerne
         ({"argv": ["/bin/true"], "metadata": {"codeact": {"readable": ["/opt/not/there"]}}}, "No such file"),
         ({"argv": ["/bin/true"], "metadata": {"codeact": {"readable": ["~/.ssh"]}}}, "holds more than the kernel"),
         ({"argv": ["/bin/true"], "metadata": {"codeact": {"readable": "/usr"}}}, "a list of paths"),
-        ({"argv": ["/bin/sh", "{resource_dir}/start"]}, "install it elsewhere"),
     ],
 )
 async def test_what_would_open_the_host_is_refused(
@@ -231,9 +230,19 @@ async def test_a_kernel_that_ends_at_its_start_is_told_with_its_last_words(kerne
             await sandbox.session()
 
 
+async def test_a_kernel_below_tmp_is_seen_in_the_tmp_of_the_session(kernelspecs: Path) -> None:
+    name = add(kernelspecs, "below", argv=["/bin/sh", "{resource_dir}/start"])
+    folder = kernelspecs / name
+    assert folder.is_relative_to(tempfile.gettempdir())
+    (folder / "start").write_text("echo seen as $0, alone: $(ls /tmp) >&2; exit 3")
+    async with make_sandbox("local", kernel=name, **LIMITS) as sandbox:
+        with pytest.raises(KernelStartError, match="status 3: seen as /"):
+            await sandbox.session()
+
+
 @pytest.fixture
 def elsewhere() -> Iterator[Path]:
-    """A directory that is not below /tmp, of which each session has its own."""
+    """A directory of its own, that is not below /tmp."""
     cache = Path.home() / ".cache"
     cache.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="codeact-test-") as folder:

@@ -201,6 +201,21 @@ async def test_many_forks_share_one_memory(sandbox: Sandbox, session: Session) -
         await fork.close()
 
 
+async def test_random_numbers_go_on(sandbox: Sandbox, session: Session) -> None:
+    await done(session, "import random\nimport numpy as np\nrandom.seed(1); np.random.seed(1)")
+    fork = await session.fork()
+    draw = "random.random(), float(np.random.rand())"
+    assert await done(fork, draw) == await done(session, draw)
+    await fork.close()
+
+
+async def test_fork_that_never_gets_ready_is_given_up(sandbox: Sandbox, session: Session) -> None:
+    await done(session, "import os, time\nos.register_at_fork(after_in_child=lambda: time.sleep(600))")
+    with pytest.raises(SandboxError, match="did not get ready"):
+        await session.fork()
+    assert await done(session, "1 + 1") == "2"
+
+
 async def test_fork_waits_for_the_running_code(sandbox: Sandbox, session: Session) -> None:
     items, _ = await begun(
         session, "import os, time\nprint('begun')\nwhile not os.path.exists('go'): time.sleep(0.01)\nn = 1"

@@ -82,6 +82,9 @@ _FAILED = 71  # the status in the machine code
 
 base = -1
 """The file of ``rebase`` in a zygote and its forks."""
+
+known: frozenset[str] = frozenset()
+"""Lines of the memory map that stand for unchanging parts of files, the same in the zygote and its forks."""
 _KERNELS_OWN = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -128,10 +131,12 @@ def is_possible() -> bool:
 
 
 def regions(process: int | str = "self") -> list[Region]:
-    """The memory map of a process, without what the Linux kernel puts there itself."""
+    """The memory map of a process, without what the Linux kernel puts there itself and what all have (``known``)."""
     found = []
     with open(f"/proc/{process}/maps") as file:
         for line in file:
+            if line in known:
+                continue
             span, permissions, offset, device, inode, *path = line.rstrip("\n").split(maxsplit=5)
             start, end = (int(part, 16) for part in span.split("-"))
             region = Region(start, end, permissions, int(offset, 16), device, int(inode), path[0] if path else "")
@@ -186,11 +191,16 @@ class _Block:
 
 
 def capture(
-    target: int, told: dict[str, Any], room: int = _BASE_SIZE, planned: Callable[[], object] = lambda: None
+    target: int,
+    told: dict[str, Any],
+    room: int = _BASE_SIZE,
+    planned: Callable[[], object] = lambda: None,
+    notes: int | None = None,
 ) -> int:
     """Write the memory of this process into the file ``target``, with ``told`` for whoever restores it.
 
-    The file has its size already; what is written last stands at its end. ``room`` is how much memory, in bytes, this
+    The file has its size already. What is known of it stands at its end, or at that of the file ``notes``, for the
+    other one is not free before it is written. ``room`` is how much memory, in bytes, this
     process and the file may take together. ``planned`` is called when all but the memory itself is written:
     ``read_head`` works from then on.
 
@@ -213,8 +223,8 @@ def capture(
     os.close(arrived[1])
     os.close(go[0])
     try:
-        if not os.read(arrived[0], 1):
-            raise OSError("the copy of the kernel did not get ready")
+        if not select.select([arrived[0]], [], [], _TRIAL)[0] or not os.read(arrived[0], 1):
+            raise OSError("the copy of the kernel did not get ready: something runs after every fork of it")
         block.position = guided
         memory = regions(child)
         large = [region for region in memory if region.end - region.start >= _LARGE and not region.inode]
@@ -231,12 +241,16 @@ def capture(
         pieces.sort()
         head = {"regions": memory, "pieces": pieces, "block": block.address, "brk": brk, "told": told}
         text = json.dumps(head).encode()
-        size = os.fstat(target).st_size
-        os.pwrite(target, text + struct.pack("=Q", len(text)), size - len(text) - 8)
+        notes = target if notes is None else notes
+        size = os.fstat(notes).st_size
+        os.pwrite(notes, text + struct.pack("=Q", len(text)), size - len(text) - 8)
         planned()
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
     finally:
         os.close(arrived[0])
-        os.close(go[1])  # without a word, the copy ends
+        os.close(go[1])
         _, status = os.waitpid(child, 0)
         block.remove()
     if status:
@@ -355,7 +369,7 @@ def rebase() -> bool:
     What a fork has written to can then be told from what it has not: an image of it holds the former only. And a fork
     has less to copy. A fork tries the move first, so that a machine on which it fails loses no zygote.
     """
-    global base
+    global base, known
     if not is_possible() or len(os.listdir("/proc/self/task")) > 1:
         return False
     file = os.memfd_create(_BASE, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -375,6 +389,8 @@ def rebase() -> bool:
         for region in regions():
             if region.is_base:  # or every fork would have to fetch what it reads
                 _libc.madvise(ctypes.c_void_p(region.start), ctypes.c_size_t(region.end - region.start), _POPULATE_READ)
+        with open("/proc/self/maps") as maps:
+            known = frozenset(line for line in maps if re.fullmatch(r"\S+ r-[x-]p \S+ \S+ [1-9]\d* +/\S.*\n", line))
         return True
     seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)

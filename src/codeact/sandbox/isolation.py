@@ -52,6 +52,8 @@ _HIDDEN_IN_PROC = (
     "sys", "sysrq-trigger", "sysvipc", "timer_list", "vmallocinfo", "zoneinfo", "diskstats", "mdstat",
 )  # fmt: skip
 _BARE: list[str] = []  # made on the way to a mount in this process, which builds one root and no other
+_OWN = ("/workspace", "/tmp", "/dev/shm")  # that each session has for itself
+_HIDDEN: list[str] = []  # readable paths below these, in the zygote and its forks
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _COPIED_FROM_ETC = ("localtime", "timezone", "mime.types", "protocols", "services", "ld.so.cache", "ld.so.conf")
 _BOUND_FROM_ETC = (
@@ -116,6 +118,8 @@ def build_root(root: Root, is_root: bool) -> None:
     for path in sorted(root.readable, key=len):
         if not _covered(path, ("/usr", *(p for p in root.readable if p != path))):
             _bind(path, top + path)
+            if _covered(path, _OWN):
+                _HIDDEN.append(path)
     for path in reversed(_BARE):
         # where packages are installed in place, pip and others want to list it; it shows what is mounted there only
         os.chmod(path, 0o555 if path.removeprefix(top) in sys.path else 0o111)
@@ -241,8 +245,13 @@ def enter(jail: Jail, is_root: bool) -> int | None:
         flags |= linux.CLONE_NEWNET
     linux.unshare(flags | linux.CLONE_NEWCGROUP)  # its control group, joined already, looks like the root of all
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    hidden = [(path, os.open(path, os.O_PATH | os.O_DIRECTORY)) for path in _HIDDEN]
     owner = _host_id() if is_root else None
     _data(jail, owner)
+    for path, descriptor in hidden:  # a Python that stands below /tmp
+        os.makedirs(path, exist_ok=True)
+        linux.mount(f"/proc/self/fd/{descriptor}", path, None, linux.MS_BIND | linux.MS_REC)
+        os.close(descriptor)
     flags = linux.MS_NOSUID | linux.MS_NOEXEC
     linux.mount("devpts", "/dev/pts", "devpts", flags, "newinstance,ptmxmode=0666,mode=0620")
     _proc()

@@ -152,8 +152,12 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         """Answer one message of the shell channel; one after the other."""
         await self.shell_main(None, frames)
 
+    signals = (-1, -1)
+    """A pipe where Python writes the number of a signal that has come, for the second thread to read."""
+
     def pre_handler_hook(self) -> None:
         signal.signal(signal.SIGINT, self.interrupts.handle)
+        signal.set_wakeup_fd(self.signals[1], warn_on_full_buffer=False)  # anew: a cell that awaits sets its own
 
     def post_handler_hook(self) -> None:
         ignore_interrupts()
@@ -175,6 +179,8 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self._announcement = ()
         ignore_interrupts()  # too late from here on
         self.interrupts.forget()
+        with contextlib.suppress(OSError):
+            os.read(self.signals[0], 4096)  # nor is it the next one's
         self._known = state.snapshot(self.shell.user_ns)
         reply["codeact"] = state.changes(before, self._known)
         return reply

@@ -92,8 +92,11 @@ def _children() -> list[tuple[int, str]]:
 def pack(target: int) -> None:
     """Write the session's files into ``target`` as a tar archive. Raises OSError where they do not fit."""
 
+    device = os.stat("/tmp").st_dev
+
     def wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        return None if entry.name in _LEFT else entry
+        foreign = os.lstat(f"/{entry.name}").st_dev != device  # what is mounted there is there in the fork as well
+        return None if foreign or entry.name in _LEFT else entry
 
     with open(os.dup(target), "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in _CARRIED:
@@ -136,8 +139,8 @@ def become(source: int, files: int, sockets: list[int], line: int, key: str) -> 
     A word over ``line`` says that it is complete. Raises OSError.
     """
     unpack(files)
+    head = image.read_head(files)
     os.close(files)
-    head = image.read_head(source)
     with socket.socket(fileno=os.dup(line)) as waiting:
         waiting.settimeout(_WRITTEN_WITHIN)
         if wire.receive(waiting) is None:

@@ -44,9 +44,13 @@ class Interrupts:
         self._shielded = 0
         self._held = False
         self._pending = False
+        self.execution = 0
+        self.taken = False
 
     def hold(self) -> None:
         """Put interrupts off until the code begins: what runs before it would swallow them."""
+        self.execution += 1
+        self.taken = False
         self._held = True
 
     def release(self) -> None:
@@ -60,6 +64,7 @@ class Interrupts:
 
     def handle(self, number: int, frame: object) -> None:
         """The handler of SIGINT while code runs."""
+        self.taken = True
         if self._shielded or self._held:
             self._pending = True
         else:
@@ -67,7 +72,7 @@ class Interrupts:
 
     def check(self) -> None:
         """Raise what has been put off."""
-        if self._pending and threading.current_thread() is threading.main_thread():
+        if self._pending and not self._held and threading.current_thread() is threading.main_thread():
             self._pending = False
             raise KeyboardInterrupt
 

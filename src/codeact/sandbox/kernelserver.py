@@ -10,12 +10,14 @@ import contextlib
 import json
 import os
 import platform
+import random
 import resource
 import select
 import signal
 import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,7 @@ from codeact.sandbox.wire import CHANNELS
 
 _KINDS: Final = {"shell": zmq.ROUTER, "iopub": zmq.XPUB, "stdin": zmq.ROUTER, "control": zmq.ROUTER, "hb": zmq.ROUTER}
 _GATHER = 0.05  # seconds that printed text waits for more before the second thread sends it
+_TAKEN_WITHIN = 0.02  # seconds in which an interrupt is usually taken
 _PARENT_CHECK = 1.0  # seconds between two looks at whether the process that started this kernel lives
 
 _HANDED_OVER_WITHIN = 5.0  # seconds
@@ -124,11 +127,13 @@ class Server:
             lost = kernelfork.losses(others, self.tasks)
             kernelfork.pack(files)
             room = resource.getrlimit(resource.RLIMIT_DATA)[0]  # the session's limit, see ``isolation.lock``
+            drawn = random.getstate()  # a fork seeds anew
             with contextlib.ExitStack() as held:  # what the second thread could hold while this one is copied
                 for lock in (self.iopub.lock, *(stream.lock for stream in self.kernel.streams)):
                     held.enter_context(lock)
-                mailbox = image.capture(target, {"free": carried["free"]}, room, planned)
+                mailbox = image.capture(target, {"free": carried["free"]}, room, planned, files)
             if mailbox:
+                random.setstate(drawn)
                 self.resume(mailbox, carried)
             return lost
         finally:
@@ -175,12 +180,15 @@ class Helper(threading.Thread):
         self.server = server
         self.streams = streams
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        server.kernel.signals = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._signals = server.kernel.signals[0]
         self._stopping = False
         self._gathering = False
         self._parent = _parent_process()
         self._poll = select.poll()
         for descriptor in (
             self._wake,
+            self._signals,
             *(stream.pipe for stream in streams),
             *(int(s.get(zmq.FD)) for s in (server.control, server.heartbeat, server.iopub.socket)),
         ):
@@ -215,10 +223,23 @@ class Helper(threading.Thread):
                     stream.read_pipe()
             self.server.iopub.welcome()
             self._answer()
+            if self._signals in ready:
+                self._see_to_it_that_it_is_taken()
             if self._parent and os.getppid() != self._parent:
                 os._exit(1)
         self.server.control.close(linger=1000)
         self.server.heartbeat.close(linger=0)
+
+    def _see_to_it_that_it_is_taken(self) -> None:
+        """An interrupt that comes just before Python makes a system call that waits would be seen after it only."""
+        interrupts = self.server.interrupts
+        execution = interrupts.execution
+        with contextlib.suppress(BlockingIOError):
+            if signal.SIGINT in os.read(self._signals, _READ):
+                time.sleep(_TAKEN_WITHIN)
+                main = threading.main_thread().ident
+                if main is not None and interrupts.execution == execution and not interrupts.taken:
+                    signal.pthread_kill(main, signal.SIGINT)
 
     def _answer(self) -> None:
         heartbeat, control = self.server.heartbeat, self.server.control

@@ -29,7 +29,6 @@ REFUSE = ("-m", "codeact", "kernelspec", "refuse")
 _VISIBLE = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # in every session, see isolation.py
 _HELD_BACK = ("/", "/boot", "/etc", "/home", "/media", "/mnt", "/opt", "/root", "/srv", "/tmp", "/var", "/var/tmp")
 _HELD_BACK_WHOLE = ("/dev", "/proc", "/run", "/sys")
-_SESSIONS_OWN = ("/tmp", "/var/tmp", "/workspace")
 _PRIVATE = (".cache", ".config", ".gnupg", ".local", ".local/share", ".ssh")  # of the home directory
 _NEEDED_BY = {"R": ("/etc/R/ldpaths", "/etc/R/Renviron")}
 """By the name of an executable, files outside of its prefix without which it does not start. Debian's R keeps its
@@ -159,9 +158,3 @@ def _check(name: str, path: str) -> None:
             f"the kernel {name!r} cannot run in the sandbox: it needs {real}, which holds more than the kernel; "
             "install it in a directory of its own"
         )
-    for root in _SESSIONS_OWN:
-        if Path(path).is_relative_to(root) or real.is_relative_to(root):
-            raise UsageError(
-                f"the kernel {name!r} cannot run in the sandbox: it needs {path}, but a session has a {root} of its "
-                "own; install it elsewhere"
-            )
