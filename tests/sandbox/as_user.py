@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
 import platform
 import struct
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from codeact.errors import IsolationUnavailable
+from codeact.errors import IsolationUnavailable, SandboxError
 from codeact.sandbox import Sandbox, canaries, linux
 
 LIMITS: dict[str, Any] = {"memory": 512 << 20, "disk": 64 << 20}
@@ -61,6 +63,39 @@ async def fork() -> Any:
             "first": (await session.run(look)).result,
             "user": os.getuid(),
         }
+
+
+async def full() -> Any:
+    """A host whose directory for temporary files is full, and then is not."""
+    folder = Path(tempfile.gettempdir())  # asked for while there is room: else Python takes another one
+    assert str(folder) == os.environ["TMPDIR"]
+    for number in range(1000):
+        try:
+            (folder / f"filler-{number}").touch()
+        except OSError:
+            break
+    told: dict[str, Any] = {"refused": None}
+    async with Sandbox("local", **LIMITS) as sandbox:
+        try:
+            await sandbox.session()
+        except SandboxError as error:
+            told["refused"] = str(error)
+        told["left"] = [name for name in os.listdir(folder) if not name.startswith("filler")]
+        for filler in folder.glob("filler-*"):
+            filler.unlink()
+        session = await sandbox.session()
+        told["room"] = (await session.run("6 * 7")).result
+        with open(folder / "filler", "wb", 0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        result = await session.run("print('x' * 5_000_000)")
+        told["printed"], told["notice"] = result.status, result.notice
+        other = await sandbox.session()
+        told["other"] = (await other.run("6 * 7")).result
+        (folder / "filler").unlink()
+        told["kept"] = (await session.run("print('x' * 1_000_000)")).full_output
+    told["left at the end"] = os.listdir(folder)
+    return told
 
 
 def _refuse_unshare() -> None:
@@ -130,6 +165,7 @@ if __name__ == "__main__":
     acts = {
         "attacks": attacks,
         "hog": hog,
+        "full": full,
         "forbidden": forbidden,
         "forbidden-jupyter": forbidden_jupyter,
         "network": network,

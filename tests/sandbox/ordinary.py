@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 USER = 12345
+SMALL = "size=2m,nr_inodes=64,mode=777"
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -27,7 +28,7 @@ def _hiding(path: Path) -> Path | None:
     return None
 
 
-def _preparation(home: str) -> str:
+def _preparation(home: str, small: str | None) -> str:
     """Shell commands, run as root in a private mount namespace."""
     lines = ["set -e", "hold=$(mktemp -d)", "mount -t tmpfs -o mode=755 tmpfs $hold"]
     needed = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix, str(REPOSITORY))}
@@ -40,26 +41,34 @@ def _preparation(home: str) -> str:
         lines.append(f"mkdir -p {shlex.quote(str(path))}; mount --bind $hold/{number} {shlex.quote(str(path))}")
     lines.append("umount -l $hold; rmdir $hold")
     lines.append(f"chown {USER}:{USER} {shlex.quote(home)}; export HOME={shlex.quote(home)}")
+    if small is not None:
+        lines.append(f"mount -t tmpfs -o {SMALL} tmpfs {shlex.quote(small)}; export TMPDIR={shlex.quote(small)}")
     lines.append(f'exec setpriv --reuid {USER} --regid {USER} --clear-groups -- "$@"')
     return "\n".join(lines)
 
 
-def run(home: Path, *arguments: str, timeout: float = 100) -> str:
+def run(home: Path, *arguments: str, small: Path | None = None, timeout: float = 100) -> str:
     """Run ``python -m tests.sandbox.as_user ARGUMENTS`` as an ordinary user whose home is ``home``; its output.
 
+    ``small`` (as root only) becomes a small file system and the directory for temporary files.
     Raises AssertionError with what the program said where it failed.
     """
-    done = run_module(home, "tests.sandbox.as_user", *arguments, timeout=timeout)
+    done = run_module(home, "tests.sandbox.as_user", *arguments, small=small, timeout=timeout)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 def run_module(
-    home: Path, module: str, *arguments: str, variables: Mapping[str, str] = MappingProxyType({}), timeout: float = 100
+    home: Path,
+    module: str,
+    *arguments: str,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    small: Path | None = None,
+    timeout: float = 100,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python -m MODULE ARGUMENTS`` as that user, with these environment variables added."""
     command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(home), **variables}
     if os.geteuid() == 0:
-        command = ["unshare", "-m", "sh", "-c", _preparation(str(home)), "sh", *command]
+        command = ["unshare", "-m", "sh", "-c", _preparation(str(home), str(small) if small else None), "sh", *command]
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout)

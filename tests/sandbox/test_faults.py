@@ -18,12 +18,12 @@ import pytest
 import pytest_asyncio
 
 from codeact.contracts import Sandbox
-from codeact.errors import SandboxError
+from codeact.errors import FileTransferError, SandboxError
 from codeact.sandbox import Sandbox as make_sandbox
 from tests.sandbox import ordinary
 from tests.sandbox.as_user import LIMITS
 from tests.sandbox.contract import begun, rest
-from tests.sandbox.ordinary import REPOSITORY
+from tests.sandbox.ordinary import REPOSITORY, SMALL
 from tests.sandbox.processes import alive, children, marked, until
 from tests.sandbox.test_attacks import home_for_others
 
@@ -53,6 +53,7 @@ def traces(host: int) -> list[Path]:
 
 
 async def test_killed_host_leaves_nothing(sandbox: Sandbox) -> None:
+    mounts = Path("/proc/self/mountinfo").read_text()
     marker = f"orphan-{os.getpid()}-{id(sandbox)}"
     command = [sys.executable, "-m", "tests.sandbox.host", marker]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as host:
@@ -68,6 +69,7 @@ async def test_killed_host_leaves_nothing(sandbox: Sandbox) -> None:
     async with make_sandbox("local", **LIMITS) as next_one:  # the start of the next one sweeps
         assert (await (await next_one.session()).run("6 * 7")).result == "42"
         await until(lambda: not traces(host.pid), "directories and control groups are removed")
+    assert Path("/proc/self/mountinfo").read_text() == mounts
 
 
 async def test_killed_zygote_is_replaced(sandbox: Sandbox) -> None:
@@ -168,3 +170,79 @@ async def test_closed_sandbox_leaves_nothing() -> None:
     await until(lambda: not alive([zygote, first]), "the zygote and its session end")
     with pytest.raises(SandboxError):
         await sandbox.session()
+
+
+FILL = """
+import os
+held = open("/workspace/held", "wb", 0)
+try:
+    while held.write(bytes(1 << 20)): pass
+except OSError: pass
+try:
+    while held.write(b"x"): pass
+except OSError: pass
+"""
+FILL_NAMES = """
+import os
+number = 0
+try:
+    while True:
+        os.mknod(f"/tmp/{number}")
+        number += 1
+except OSError: pass
+"""
+
+
+@pytest.mark.parametrize("fill", [FILL, FILL_NAMES], ids=["bytes", "names"])
+async def test_session_whose_disk_is_full_still_answers(sandbox: Sandbox, fill: str) -> None:
+    session = await sandbox.session()
+    await session.put("kept", b"kept")
+    await session.run(fill)
+    assert (await session.run("6 * 7")).result == "42"
+    shown = await session.run("print('x' * 1_000_000)")
+    assert shown.status == "ok" and shown.dropped and shown.full_output is None
+    with pytest.raises(FileTransferError, match="No space left"):
+        await session.put("new", b"x" * 100_000)
+    assert await session.get("kept") == b"kept"
+    error = (await session.run("open('another', 'w').write('x' * 100_000)")).error
+    assert error is not None and "No space left" in error.message
+    assert (await session.run("import os\nos._exit(1)")).status == "died"
+    fresh = await session.run("open('kept').read()")
+    assert (fresh.result, fresh.fresh_kernel) == ("'kept'", True), "a new kernel starts without room"
+    await session.run("!rm -f /workspace/held /tmp/1*")
+    await session.put("new", b"there is room again")
+    await session.close()
+
+
+def check_full(told: dict[str, object]) -> None:
+    assert "No space left" in str(told["refused"]) and "TMPDIR" in str(told["refused"])
+    assert told["left"] == [] and told["left at the end"] == []
+    assert told["room"] == told["other"] == "42"
+    assert told["printed"] == "ok" and "no room" in str(told["notice"])
+    assert told["kept"] is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system has to be mounted")
+@pytest.mark.parametrize("user", ["root", "ordinary"])
+async def test_host_whose_disk_is_full_says_so_and_works_again(tmp_path: Path, user: str) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    home = home_for_others(tmp_path)
+    if user == "root":
+        prepare = f'mount -t tmpfs -o {SMALL} tmpfs "$TMPDIR" && exec "$0" -m tests.sandbox.as_user full'
+        command = ["unshare", "-m", "sh", "-c", prepare, sys.executable]
+        variables = {**os.environ, "TMPDIR": str(small)}
+        done = await asyncio.to_thread(subprocess.check_output, command, cwd=REPOSITORY, env=variables, timeout=100)
+        check_full(json.loads(done))
+    else:
+        check_full(json.loads(await asyncio.to_thread(ordinary.run, home, "full", small=small)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="this is one already")
+async def test_the_same_for_an_ordinary_user(tmp_path: Path) -> None:
+    home = home_for_others(tmp_path)
+    arguments = ("-q", "-p", "no:cacheprovider", f"--basetemp={home}/tests", "tests/sandbox/test_faults.py")
+    chosen = "killed_host or killed_zygote or killed_process or leave_nothing or leaves_nothing or disk_is_full"
+    done = await asyncio.to_thread(ordinary.run_module, home, "pytest", *arguments, "-k", chosen)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "7 passed" in done.stdout, done.stdout[-500:]

@@ -51,7 +51,7 @@ def ask(machine: str, number: int, *arguments: int) -> str | int:
 def special(machine: str) -> set[int]:
     """Numbers whose arguments decide."""
     calls = (seccomp._CLONE, seccomp._CLONE3, seccomp._SOCKET, seccomp._SOCKETPAIR, seccomp._IOCTL)
-    return {call[COLUMN[machine]] for call in (*calls, seccomp._PERSONALITY)}
+    return {call[COLUMN[machine]] for call in (*calls, seccomp._PERSONALITY, seccomp._FCNTL)}
 
 
 def denied(machine: str) -> set[int]:
@@ -120,6 +120,14 @@ def test_typing_into_a_terminal(machine: str) -> None:
     assert ask(machine, number, 0, 0x541C) == errno.EPERM
     assert ask(machine, number, 0, 1 << 32 | 0x5412) == errno.EPERM  # the kernel reads the low half
     assert ask(machine, number, 0, 0x5413) == ALLOW
+
+
+@MACHINES
+def test_leases(machine: str) -> None:
+    number = seccomp._FCNTL[COLUMN[machine]]
+    assert ask(machine, number, 3, 1024) == errno.EPERM
+    for command in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1025, 1030, 1031, 1032, 1033):
+        assert ask(machine, number, 3, command) == ALLOW
 
 
 @MACHINES

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 import signal
@@ -26,11 +27,13 @@ from codeact.sandbox.kernelspec import Foreign
 from codeact.sandbox.limits import Limits
 from codeact.sandbox.network import Network
 from codeact.sandbox.relay import Relay, established
+from codeact.sandbox.rundir import no_room
 
 ANSWER_LIMIT = 20.0
 """Seconds within which process 1 answers."""
 
 KERNEL_ENVIRONMENT = {"MPLCONFIGDIR": "/tmp/home/.matplotlib", "PYTHONPATH": None}  # of the zygote, not of sessions
+_LONGEST_PATH = 4000  # characters; Linux takes 4,096 bytes
 _PORTS = range(20000, 30000)  # below those that the system hands out
 
 
@@ -69,17 +72,21 @@ class Box:
         self._cgroup = cgroups.create(f"{os.getpid()}-{self._name}", limits.memory, limits.processes)
         self._control, theirs = wire.pair()
         self._control.setblocking(False)
-        listening = [self._listen(channel) for channel in wire.CHANNELS]
         self._ready = loop.create_future()
         doors = self._cgroup.doors() if self._cgroup else []
+        listening: list[socket.socket] = []
         try:
+            for channel in wire.CHANNELS:
+                listening.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                self._listen(listening[-1], channel)
             inherited = [] if self.foreign else listening
             descriptors = [theirs.fileno(), *(s.fileno() for s in inherited), *doors]
             jail = Jail(limits=limits, network=self.network.kind)
             request = {"jail": jail.model_dump(), "sockets": len(inherited)}
             wire.send(self._zygote.end, request, descriptors)
         except OSError as error:
-            raise KernelStartError(f"the zygote is gone: {error}") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise KernelStartError(no_room(error) if full else f"the zygote is gone: {error}") from error
         finally:
             theirs.close()
             if self.foreign:
@@ -96,14 +103,12 @@ class Box:
         except TimeoutError as error:
             raise KernelStartError(f"the session did not come up within {ANSWER_LIMIT:.0f} seconds") from error
 
-    def _listen(self, channel: str) -> socket.socket:
-        """A listening socket that the kernel inherits, so that it needs no path of the host to be reached."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def _listen(self, listener: socket.socket, channel: str) -> None:
+        """Have a socket listen that the kernel inherits, so that it needs no path of the host to be reached."""
         # through the descriptor: short whatever TMPDIR is, and what the kernel can read of it tells nothing
         listener.bind(self.address(channel))
         listener.listen(16)
         listener.setblocking(False)
-        return listener
 
     def address(self, channel: str) -> str:
         """The path of that channel's socket, good in this process only."""
@@ -183,16 +188,18 @@ class Box:
     async def _ask(self, op: str, given: Sequence[int] = (), /, **request: Any) -> tuple[dict[str, Any], list[int]]:
         if self._control is None:
             raise SessionClosed("the session is closed")
-        self._next += 1
+        number = self._next = self._next + 1
         waiting: asyncio.Future[tuple[dict[str, Any], list[int]]] = asyncio.get_running_loop().create_future()
-        self._replies[self._next] = waiting
+        self._replies[number] = waiting
         try:
-            wire.send(self._control, {"op": op, "id": self._next, **request}, given)
+            wire.send(self._control, {"op": op, "id": number, **request}, given)
             return await asyncio.wait_for(waiting, ANSWER_LIMIT)
         except TimeoutError as error:
             raise SandboxError(f"the session did not answer within {ANSWER_LIMIT:.0f} seconds") from error
         except OSError as error:
             raise SandboxError(f"the session is gone: {error}") from error
+        finally:
+            self._replies.pop(number, None)
 
     # --- the kernel ---
 
@@ -314,6 +321,10 @@ class Box:
 
     async def open_file(self, path: str, writing: bool) -> int:
         """A descriptor of a plain file in the workspace. Raises FileTransferError."""
+        if len(path) > _LONGEST_PATH:
+            raise FileTransferError(f"{path[:50]}…: the name is too long")
+        if len(path) > _LONGEST_PATH:
+            raise FileTransferError(f"{path[:50]}…: File name too long")
         reply, descriptors = await self._ask("open", path=path, writing=writing)
         if "error" in reply or not descriptors:
             raise FileTransferError(f"{path}: {reply.get('error', 'no file came back')}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import inspect
 import json
 import os
 import secrets
@@ -27,28 +26,35 @@ from typing import Any
 from codeact.contracts import ExecutionResult, Sandbox, Session, Value
 from codeact.errors import SandboxError, UsageError
 from codeact.sandbox import attacks
+from codeact.sandbox.hostparts import PARTS, Trial
+from codeact.sandbox.hostwatch import Decoy, Watch, render
 from codeact.sandbox.limits import Limits
 
-FAMILIES = ("secrets", "filesystem", "processes", "network", "kernel", "neighbours", "resources")
+FAMILIES = ("secrets", "filesystem", "processes", "network", "kernel", "neighbours", "protocol", "resources")
 """In the order in which they are run and told."""
 
 _SECRET_NAME = "CODEACT_CANARY"
 _FILES = 200_000  # more than any session may make
-_LIMIT = 60.0  # seconds for one attack
-_SLOW = {"many-files", "memory-of-many", "shared-memory-bomb", "memory-file-bomb", "system-v-memory-bomb"}
+_LIMIT = 60.0  # seconds for one attack that is given no other limit
+_MAY_END = ("resources", "protocol")  # families whose attacks may end their session: that it is gone is an answer
+_SLOW = {
+    "many-files", "memory-of-many", "shared-memory-bomb", "memory-file-bomb", "system-v-memory-bomb",
+    "frame-of-a-terabyte", "half-a-frame", "flood-without-end", "flood-while-nobody-listens",
+}  # fmt: skip
 
 
 class Canary(Value):
-    """One attack. ``harmless``: does no damage even where nothing stops it."""
+    """One attack. ``harmless``: does no damage even where nothing stops it; ``seconds``: its time limit."""
 
     name: str
     family: str
     purpose: str
     harmless: bool
+    seconds: float = _LIMIT
 
     def code(self, facts: dict[str, Any]) -> str:
-        """What to run, the source of ``attacks`` having been run before: prints ``BREACH:`` or ``HELD:`` and why."""
-        return f"import json\nattempt({self.name!r}, json.loads({json.dumps(json.dumps(facts))}))"
+        """What to run where the package ``attacks`` can be imported: prints ``BREACH:`` or ``HELD:`` and why."""
+        return f"import attacks, json\nattacks.attempt({self.name!r}, json.loads({json.dumps(json.dumps(facts))}))"
 
     def verdict(self, result: ExecutionResult) -> tuple[bool | None, str]:
         """Whether the boundary held (None: cannot be told from this), and one line on why."""
@@ -58,7 +64,7 @@ class Canary(Value):
                     return held, line.removeprefix(word)
         error = result.error
         said = result.stdout.strip() or (f"{error.name}: {error.message}" if error else "")
-        return None, " ".join(filter(None, (result.status, said, result.notice)))[:500]
+        return None, " ".join(filter(None, (result.status, said[:300], result.notice)))[:500]
 
 
 class Outcome(Value):
@@ -73,8 +79,14 @@ class Outcome(Value):
 ALL = tuple(
     sorted(
         (
-            Canary(name=name, family=family, purpose=(function.__doc__ or "").strip(), harmless=harmless)
-            for name, (family, harmless, function) in attacks.ATTACKS.items()
+            Canary(
+                name=name,
+                family=entry.family,
+                purpose=" ".join((entry.function.__doc__ or "").split()),
+                harmless=entry.harmless,
+                seconds=entry.seconds,
+            )
+            for name, entry in attacks.ATTACKS.items()
         ),
         key=lambda canary: FAMILIES.index(canary.family),
     )
@@ -86,9 +98,12 @@ DOCTOR = tuple(canary for canary in ALL if canary.name not in _SLOW)
 
 
 async def run_canaries(sandbox: Sandbox, canaries: Iterable[Canary] = DOCTOR) -> list[Outcome]:
-    """Run these attacks in sessions of that sandbox, in order.
+    """Run these attacks in sessions of that sandbox, in order; those that are to run into their time limit beside the
+    others.
 
-    An attack of the family ``resources`` that ends its kernel is held when a new session works.
+    An attack of the families ``resources`` and ``protocol`` that ends its kernel is held when a new session works.
+    Whatever an attack does, a neighbour has to be answered meanwhile, the host must not grow, must not fail over the
+    result, and must call no tool.
     Raises UsageError for an attack that could do damage in a sandbox without a boundary, SandboxError where no
     session can be had.
     """
@@ -96,57 +111,130 @@ async def run_canaries(sandbox: Sandbox, canaries: Iterable[Canary] = DOCTOR) ->
     dangerous = [canary.name for canary in canaries if not canary.harmless]
     if sandbox.name == "unsafe-process" and dangerous:
         raise UsageError(f"there is no boundary to hold these attacks, so they are not run: {', '.join(dangerous)}")
-    outcomes = []
-    async with _bait(sandbox) as facts, contextlib.AsyncExitStack() as stack:
-        session: Session | None = None
-        for canary in canaries:
-            if session is None:
-                await stack.aclose()
-                session = await _prepared(sandbox)
-                stack.push_async_callback(session.close)
-            held, detail, died = await _attempt(session, canary, facts)
-            if canary.family == "resources" and held is None and died:
-                held = await _works(sandbox)
-                detail += "; a new session works" if held else "; no new session works"
-            if died:
-                session = None
-            outcomes.append(Outcome(name=canary.name, family=canary.family, held=held is True, detail=detail))
+    async with _bait(sandbox) as (facts, neighbour), Watch(neighbour) as watch, asyncio.TaskGroup() as group:
+        battery = _Battery(sandbox, facts, neighbour, watch)
+        waiting = [canary for canary in canaries if canary.seconds <= _BESIDE]
+        beside = {canary.name: group.create_task(battery.alone(canary)) for canary in waiting}
+        try:
+            outcomes = [await (beside[c.name] if c.name in beside else battery.run(c)) for c in canaries]
+        finally:
+            await battery.close()
     return outcomes
 
 
-async def _prepared(sandbox: Sandbox) -> Session:
-    session = await sandbox.session()
-    result = await session.run(inspect.getsource(attacks))
-    if result.status != "ok":
-        await session.close()
-        raise SandboxError(f"the attacks could not be put into the sandbox: {result.notice or result.error}")
-    return session
+_BESIDE = 2.0  # seconds: the time limit of the attacks that run into it
 
 
-async def _attempt(session: Session, canary: Canary, facts: dict[str, Any]) -> tuple[bool | None, str, bool]:
-    try:
-        result = await session.run(canary.code(facts), timeout=_LIMIT)
-    except SandboxError as error:
-        return None, f"the sandbox failed: {error}", True
-    return *canary.verdict(result), result.status == "died"
+class _Battery:
+    """Runs attacks against one sandbox, as many as possible in the same session."""
 
+    def __init__(self, sandbox: Sandbox, facts: dict[str, Any], neighbour: Session, watch: Watch) -> None:
+        self.sandbox = sandbox
+        self.facts = facts
+        self.neighbour = neighbour
+        self.watch = watch
+        self._session: Session | None = None
 
-async def _works(sandbox: Sandbox) -> bool:
-    try:
-        session = await sandbox.session()
-    except SandboxError:
-        return False
-    try:
-        return (await session.run("6 * 7")).result == "42"
-    except SandboxError:
-        return False
-    finally:
-        await session.close()
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def run(self, canary: Canary) -> Outcome:
+        """In the session of the attacks before it, as long as that lives."""
+        if canary.family == "protocol":
+            return await self.alone(canary)
+        if self._session is None:
+            self._session = await self._prepared()
+        outcome, died = await self._attempt(self._session, canary)
+        if died or canary.name in PARTS:
+            await self.close()
+        return outcome
+
+    async def alone(self, canary: Canary) -> Outcome:
+        """In a session of its own."""
+        session = await self._prepared()
+        try:
+            return (await self._attempt(session, canary))[0]
+        finally:
+            await session.close()
+
+    async def _prepared(self) -> Session:
+        session = await self.sandbox.session(tools=[Decoy(self.facts["tool"], self.watch)])
+        for file in Path(attacks.__file__).parent.glob("*.py"):
+            source = file.read_text().replace(attacks.__name__, "attacks")  # for inside it stands by itself
+            await session.put(f"attacks/{file.name}", source.encode())
+        return session
+
+    async def _attempt(self, session: Session, canary: Canary) -> tuple[Outcome, bool]:
+        """The outcome, and whether the kernel did not outlive the attack."""
+        before = self.watch.begin()
+        died = False
+        try:
+            held, detail, died = await self._tried(session, canary)
+        except Exception as error:  # whatever it is: the host is not to fail
+            held, detail, died = False, f"the host failed: {type(error).__name__}: {error}"[:500], True
+        if complaint := await self.watch.complaint(before):
+            held, detail = False, complaint
+        return Outcome(name=canary.name, family=canary.family, held=held is True, detail=detail), died
+
+    async def _tried(self, session: Session, canary: Canary) -> tuple[bool | None, str, bool]:
+        lost = None
+        try:
+            result = await session.run(canary.code(self.facts), timeout=canary.seconds)
+        except SandboxError as error:
+            lost, result = str(error), ExecutionResult(status="died", notice=f"the sandbox failed: {error}")
+        if gained := render(result, self.facts["forgery"]):
+            return False, gained, True
+        held, detail = canary.verdict(result)
+        died = result.status == "died"
+        if canary.family == "protocol" and lost is None:
+            held, detail = await self._afterwards(session, held, detail)
+        if held and canary.name in PARTS:
+            held, detail = await self._on_the_host(session, canary, detail)
+        if held is None and canary.family in _MAY_END and result.status in ("died", "timeout"):
+            held = await self._works()
+            detail += "; a new session works" if held else "; no new session works"
+        return held, detail, died
+
+    async def _afterwards(self, session: Session, held: bool | None, detail: str) -> tuple[bool | None, str]:
+        """What the code after an attack on the way to the host meets, and what the attack said by another way."""
+        try:
+            after = await session.run("6 * 7", timeout=2)
+            if gained := render(after, self.facts["forgery"]):
+                return False, gained
+            detail += f"; the next code: {after.status}"
+            said = (await session.get("verdict")).decode()
+        except SandboxError as error:
+            return held, f"{detail}; {error}"
+        if held is None:
+            held = {"HELD": True, "BREACH": False}.get(said.partition(":")[0])
+            detail = f"{said}; {detail}"
+        return held, detail[:500]
+
+    async def _on_the_host(self, session: Session, canary: Canary, detail: str) -> tuple[bool, str]:
+        try:
+            gained = await PARTS[canary.name](Trial(session, self.neighbour, self.facts))
+        except SandboxError as error:
+            return False, f"the session did not live to its end: {error}"
+        return gained is None, gained or detail
+
+    async def _works(self) -> bool:
+        try:
+            session = await self.sandbox.session()
+        except SandboxError:
+            return False
+        try:
+            return (await session.run("6 * 7")).result == "42"
+        except SandboxError:
+            return False
+        finally:
+            await session.close()
 
 
 @contextlib.asynccontextmanager
-async def _bait(sandbox: Sandbox) -> AsyncIterator[dict[str, Any]]:
-    """What the attacks look for, put up on the host and in a session of its own. Yields the facts about it."""
+async def _bait(sandbox: Sandbox) -> AsyncIterator[tuple[dict[str, Any], Session]]:
+    """What the attacks look for, put up on the host and in a session of its own: the facts, and that session."""
     secret, marker = secrets.token_hex(16), f"canary-{secrets.token_hex(8)}"
     limits = getattr(sandbox, "limits", Limits())
     address, home = _own_address(), str(Path.home())
@@ -166,7 +254,8 @@ async def _bait(sandbox: Sandbox) -> AsyncIterator[dict[str, Any]]:
         stack.callback(udp.close)
         child = subprocess.Popen(["sh", "-c", "read line", marker], stdin=subprocess.PIPE)
         stack.callback(_end, child)
-        yield {
+        neighbour, told = await _neighbour(sandbox, stack)
+        facts = {
             "home": home,
             "file": _file(folder),
             "marker": marker,
@@ -185,26 +274,34 @@ async def _bait(sandbox: Sandbox) -> AsyncIterator[dict[str, Any]]:
             "processes": limits.processes,
             "open_files": limits.open_files,
             "files": _FILES,
-            **await _neighbour(sandbox, stack),
+            "zygote": _zygote(),
+            "tool": f"tool_{secrets.token_hex(4)}",
+            "forgery": f"forged-{secrets.token_hex(8)}",
         }
+        yield facts | told, neighbour
 
 
-async def _neighbour(sandbox: Sandbox, stack: contextlib.AsyncExitStack) -> dict[str, Any]:
-    """A second session with a file, a process, servers and a message queue of its own."""
-    name, key = f"neighbour-{secrets.token_hex(8)}", 1 + secrets.randbelow(1 << 30)
+async def _neighbour(sandbox: Sandbox, stack: contextlib.AsyncExitStack) -> tuple[Session, dict[str, Any]]:
+    """A second session with a file, a process, servers, a message queue and a secret of its own."""
+    name, key, secret = f"neighbour-{secrets.token_hex(8)}", 1 + secrets.randbelow(1 << 30), secrets.token_hex(16)
     session = await sandbox.session()
     stack.push_async_callback(session.close)
-    result = await session.run(_NEIGHBOUR.format(name=name, key=key))
+    result = await session.run(_NEIGHBOUR.format(name=name, key=key, secret=secret))
     if result.status != "ok":
         raise SandboxError(f"a neighbour for the attacks could not be had: {result.notice or result.error}")
     stack.push_async_callback(session.run, "process.kill(); process.wait(); libc.msgctl(queue, 0, None)")
-    return {"neighbour": name, "neighbour_key": key, "neighbour_port": int(result.stdout)}
+    return session, {
+        "neighbour": name,
+        "neighbour_key": key,
+        "neighbour_port": int(result.stdout),
+        "neighbour_secret_sha256": hashlib.sha256(secret.encode()).hexdigest(),
+    }
 
 
 _NEIGHBOUR = """
 import ctypes, os, socket, subprocess
 libc = ctypes.CDLL(None)
-name = {name!r}
+name, secret = {name!r}, {secret!r}
 for folder in (".", "/tmp", "/dev/shm") if os.getcwd() == "/workspace" else (".",):
     open(os.path.join(folder, name), "w").close()
 process = subprocess.Popen(["sh", "-c", "read line", name], stdin=subprocess.PIPE)
@@ -221,6 +318,16 @@ def _file(folder: str) -> str:
     path = Path(folder, "bait")
     path.write_text("bait")
     return str(path)
+
+
+def _zygote() -> int:
+    """The process that forks this process's sessions, 0 where there is none."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                if b"codeact.sandbox.zygote" in (path.parent / "cmdline").read_bytes():
+                    return int(path.parent.name)
+    return 0
 
 
 def _own_address() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import deque
 
@@ -37,6 +38,8 @@ class Collector:
         self.text = 0
         self.streamed = 0
         self.whole = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # closed by close()
+        self.no_room = False
+        """There is no room for the whole output on this machine's disk: none of it is kept as a file."""
 
     def add(self, output: Output) -> bool:
         """Keep what there is room for. False when a watcher has been shown enough of this execution."""
@@ -65,9 +68,13 @@ class Collector:
 
     def _write_whole(self, text: str) -> None:
         self.text += len(text)
-        room = WHOLE - self.whole.tell()
+        room = 0 if self.no_room else WHOLE - self.whole.tell()
         if room > 0:
-            self.whole.write(text.encode("utf-8", "replace")[:room])
+            try:
+                self.whole.write(text.encode("utf-8", "replace")[:room])
+            except OSError:
+                self.no_room = True
+                self.close()
 
     def _add_stream(self, output: StreamOutput) -> None:
         if not output.text:
@@ -129,7 +136,8 @@ class Collector:
         return tuple(joined)
 
     def close(self) -> None:
-        self.whole.close()
+        with contextlib.suppress(OSError):  # it flushes what there is no room for
+            self.whole.close()
 
 
 def _cut(error: ErrorOutput) -> ErrorOutput:

@@ -217,6 +217,8 @@ class Execution:
         told = (reply or {}).get("execution_count")
         count = told if type(told) is int and 0 <= told < 1 << 53 else None
         path = await self._keep_whole(count)
+        if collector.no_room:
+            notices.append("The whole output is not kept: there is no room in the host's temporary directory.")
         return ExecutionResult(
             status=status,
             outputs=collector.outputs,
@@ -247,11 +249,15 @@ class Execution:
 
     async def _keep_whole(self, count: int | None) -> str | None:
         """Put output that is too long to read whole into the workspace; its path, or None."""
-        if self.collector.text <= _WHOLE_ABOVE:
+        if self.collector.text <= _WHOLE_ABOVE or self.collector.no_room:
             return None
         path = f".codeact/output-{'last' if count is None else count}.txt"
-        self.collector.whole.truncate(min(self.collector.whole.tell(), self.session.limits.file))
-        self.collector.whole.seek(0)
+        try:
+            self.collector.whole.truncate(min(self.collector.whole.tell(), self.session.limits.file))
+            self.collector.whole.seek(0)
+        except OSError:
+            self.collector.no_room = True
+            return None
         try:
             await self.session.put(path, self.collector.whole)
         except SandboxError:

@@ -18,7 +18,7 @@ from typing import IO, Any
 from codeact.errors import IsolationUnavailable, KernelStartError
 from codeact.sandbox import cgroups, environment, wire
 from codeact.sandbox.isolation import Root
-from codeact.sandbox.rundir import RunDirectory
+from codeact.sandbox.rundir import RunDirectory, no_room
 
 _START_LIMIT = 120.0  # seconds: a cold disk and the data stack
 REMEDY = (
@@ -61,7 +61,6 @@ class ForkServer:
         self._run = run
         self._errors = errors
         self._closed = False
-        (run.path / "root").mkdir()
         self.folder = os.open(run.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @classmethod
@@ -80,9 +79,14 @@ class ForkServer:
             )
         cgroups.sweep()
         run = RunDirectory()
-        errors = tempfile.TemporaryFile()  # closed by close()
+        try:
+            errors = tempfile.TemporaryFile()  # closed by close()
+        except OSError as error:
+            run.remove()
+            raise KernelStartError(no_room(error)) from error
         ours, theirs = wire.pair()
         try:
+            (run.path / "root").mkdir()
             with theirs:
                 process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "codeact.sandbox.zygote", str(theirs.fileno())],
@@ -98,10 +102,12 @@ class ForkServer:
             paths = tuple(sorted({*readable(), *visible}))
             root = Root(mount_point=str(run.path / "root"), readable=paths, resolves=resolves)
             wire.send(ours, {"preload": preload, "root": root.model_dump()})
-        except BaseException:
+        except BaseException as error:
             ours.close()
             errors.close()
             run.remove()
+            if isinstance(error, OSError):
+                raise KernelStartError(f"the zygote cannot be started: {error}") from error
             raise
         try:
             answer = await _receive(ours, _START_LIMIT)

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from codeact.sandbox import command, environment, image, isolation, linux, wire
 
 _LISTED = 2000
+_DEEPEST = 50  # directories below the workspace that are looked into
 _WATCH_EVERY = 0.25  # seconds, where no cgroup holds the memory limit
 _LAST_WORDS = "/tmp/home/.kernel"  # what the kernel writes outside of any execution: a crash, a failed start
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -33,8 +34,7 @@ def run(control: socket.socket, sockets: list[int], jail: isolation.Jail, is_roo
     ``sockets`` listen already, on paths that only the host sees: shell, iopub, stdin, control, heartbeat.
     ``watch``: no cgroup limits memory, so measure it here.
     """
-    isolation.enter(jail, is_root)
-    isolation.lock(jail, is_root)
+    isolation.lock(jail, isolation.enter(jail, is_root))
     environment.make()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     _close_others({control.fileno(), *sockets, *({image.base} - {-1})})
@@ -129,7 +129,7 @@ class _Init:
                     reply["files"], reply["more"] = _list()
                 case unknown:
                     reply["error"] = f"no such operation: {unknown}"
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reply["error"] = getattr(error, "strerror", None) or str(error)
         wire.send(self.control, reply, opened)
         for descriptor in (*opened, *given):
@@ -251,17 +251,25 @@ def _listen(port: int) -> int:
         return listener.detach()
 
 
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _list() -> tuple[list[tuple[str, int]], bool]:
-    """Plain files of the workspace, hidden ones left out: path and size; and whether there are more."""
+    """Plain files of the workspace: path and size; and whether there are more.
+
+    Left out are hidden ones, what lies deeper than anybody puts it, and names that are no text.
+    """
     found: list[tuple[str, int]] = []
     room = 100_000  # characters: the answer is one packet
     for folder, folders, names in os.walk("/workspace"):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        deeper = folder.count("/") <= _DEEPEST
+        folders[:] = sorted(f for f in folders if deeper and _is_shown(f))
         for name in sorted(names):
             path = os.path.join(folder, name)
             with contextlib.suppress(OSError):
                 information = os.lstat(path)
-                if name.startswith(".") or not stat.S_ISREG(information.st_mode):
+                if not _is_shown(name) or not stat.S_ISREG(information.st_mode):
                     continue
                 relative = os.path.relpath(path, "/workspace")
                 room -= len(json.dumps(relative)) + 20

@@ -36,9 +36,14 @@ from codeact.sandbox.seccomp import filter_program
 INSIDE_ID = 1000
 """User and group of the code inside its own user namespace."""
 
-HOST_ID = 65534
-"""What that is outside when the host process is root: nobody."""
+_FIRST_HOST_ID = 1_879_048_192
+"""What that is outside when the host process is root: this and the number of the session's process 1. Linux counts
+watches, pipes and signals by user, so that sessions of one user would take them from each other. No system hands
+these numbers out."""
 
+_NOBODY = 65534  # where the host process lives in a user namespace that has no such numbers
+
+_WATCHERS = 16  # of files, in one session
 _DATA_INODES = 200_000
 _HIDDEN_IN_PROC = (
     "acpi", "asound", "bus", "config.gz", "driver", "fs", "interrupts", "iomem", "ioports", "irq", "kallsyms",
@@ -179,7 +184,7 @@ def _devices(root: str) -> None:
 
 
 def _bind(source: str, target: str, devices: bool = False) -> None:
-    """Show ``source`` at ``target``, read-only (devices: writable), with everything mounted below it."""
+    """Show ``source`` at ``target``, read-only (what a device takes is no matter of its mount), with all below it."""
     if source != target:
         _make_parents(os.path.dirname(target))
         if stat.S_ISDIR(os.stat(source).st_mode):
@@ -187,7 +192,7 @@ def _bind(source: str, target: str, devices: bool = False) -> None:
         else:
             Path(target).touch()
     linux.mount(source, target, None, linux.MS_BIND | linux.MS_REC)
-    wanted = linux.MS_NOSUID | (0 if devices else linux.MS_RDONLY | linux.MS_NODEV)
+    wanted = linux.MS_NOSUID | linux.MS_RDONLY | (0 if devices else linux.MS_NODEV)
     for point in _mounts_below(target):
         _remount(point, wanted)
 
@@ -226,17 +231,23 @@ def namespaces(is_root: bool) -> int:
     return linux.CLONE_NEWPID | (0 if is_root else linux.CLONE_NEWUSER)
 
 
-def enter(jail: Jail, is_root: bool) -> None:
-    """Leave the namespaces that are left and get files of one's own. For process 1, before anything else runs."""
+def enter(jail: Jail, is_root: bool) -> int | None:
+    """Leave the namespaces that are left and get files of one's own. For process 1, before anything else runs.
+
+    Returns what ``lock`` has to know: the user outside that the session is to become, None where it stays who it is.
+    """
     if not is_root:
         _map_ids(INSIDE_ID, INSIDE_ID)
+        with contextlib.suppress(OSError):  # else one session could take all that Linux lets one user have
+            Path("/proc/sys/user/max_inotify_instances").write_text(str(_WATCHERS))
     flags = linux.CLONE_NEWNS | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
     if jail.network != "host":
         flags |= linux.CLONE_NEWNET
     linux.unshare(flags | linux.CLONE_NEWCGROUP)  # its control group, joined already, looks like the root of all
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     hidden = [(path, os.open(path, os.O_PATH | os.O_DIRECTORY)) for path in _HIDDEN]
-    _data(jail, HOST_ID if is_root else None)
+    owner = _host_id() if is_root else None
+    _data(jail, owner)
     for path, descriptor in hidden:  # a Python that stands below /tmp
         os.makedirs(path, exist_ok=True)
         linux.mount(f"/proc/self/fd/{descriptor}", path, None, linux.MS_BIND | linux.MS_REC)
@@ -248,6 +259,16 @@ def enter(jail: Jail, is_root: bool) -> None:
     socket.sethostname("sandbox")
     if jail.network != "host":
         _loopback_up()
+    return owner
+
+
+def _host_id() -> int:
+    wanted = _FIRST_HOST_ID + int(os.readlink("/proc/self"))  # in the host's /proc: its number outside
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _, length = map(int, line.split())
+        if first <= wanted < first + length:
+            return wanted
+    return _NOBODY
 
 
 def _data(jail: Jail, owner: int | None) -> None:
@@ -293,8 +314,8 @@ def _loopback_up() -> None:
 # --- privileges ----------------------------------------------------------------------------------------------------
 
 
-def lock(jail: Jail, is_root: bool) -> None:
-    """Give up everything. Irrevocable, and inherited by every child."""
+def lock(jail: Jail, owner: int | None) -> None:
+    """Give up everything. Irrevocable, and inherited by every child. ``owner``: see ``enter``."""
     for kind, limit in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, jail.limits.open_files),
@@ -305,14 +326,14 @@ def lock(jail: Jail, is_root: bool) -> None:
     ):
         _limit(kind, limit)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    if is_root:
+    if owner is not None:
         os.setgroups([])
-        os.setresgid(HOST_ID, HOST_ID, HOST_ID)
-        os.setresuid(HOST_ID, HOST_ID, HOST_ID)
+        os.setresgid(owner, owner, owner)
+        os.setresuid(owner, owner, owner)
         linux.prctl(linux.PR_SET_DUMPABLE, 1)  # changing the user cleared it, and the maps below are ours to write
         try:
             linux.unshare(linux.CLONE_NEWUSER)
-            _map_ids(HOST_ID, HOST_ID)
+            _map_ids(owner, owner)
         except OSError as error:
             # Forbidden for ordinary users here. The boundary does not rest on it: this is one already.
             if error.errno not in (errno.EPERM, errno.ENOSPC, errno.EINVAL):

@@ -35,5 +35,7 @@ def copy_bounded(source: bytes | IO[bytes], target: IO[bytes], limit: int) -> No
         copied += len(chunk)
         if copied > limit:
             raise ValueError(f"larger than the limit of {limit} bytes")
-        target.write(chunk)
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[target.write(rest) :]
     target.flush()

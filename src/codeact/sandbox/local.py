@@ -263,13 +263,13 @@ class LocalSession(KernelSession):
     # --- files ---
 
     async def put(self, path: str, data: bytes | IO[bytes]) -> None:
-        with open(await self._box.open_file(path, writing=True), "wb") as file:
-            try:
-                await asyncio.to_thread(copy_bounded, data, file, self.limits.file)
-            except OSError as error:
-                raise FileTransferError(f"{path}: {error.strerror} in the workspace") from error
-            except ValueError as error:
-                raise FileTransferError(f"{path}: {error}") from error
+        descriptor = await self._box.open_file(path, writing=True)
+        try:
+            await asyncio.to_thread(_write, descriptor, data, self.limits.file)
+        except OSError as error:
+            raise FileTransferError(f"{path}: {error.strerror} in the workspace") from error
+        except ValueError as error:
+            raise FileTransferError(f"{path}: {error}") from error
 
     async def get(self, path: str) -> bytes:
         with open(await self._box.open_file(path, writing=False), "rb") as file:
@@ -280,3 +280,13 @@ class LocalSession(KernelSession):
 
     async def files(self) -> tuple[FileInfo, ...]:
         return tuple(FileInfo(path=path, size=size) for path, size in await self._box.files())
+
+
+def _write(descriptor: int, data: bytes | IO[bytes], limit: int) -> None:
+    """Fill an open file and close it. Raises OSError, ValueError; the file is empty then: it may hold all the room."""
+    with open(descriptor, "wb", 0) as file:
+        try:
+            copy_bounded(data, file, limit)
+        except BaseException:
+            file.truncate(0)
+            raise

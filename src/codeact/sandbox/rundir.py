@@ -9,6 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from codeact.errors import KernelStartError
+
 _PREFIX = "codeact-"
 _LOCK = "owner"
 
@@ -17,10 +19,18 @@ class RunDirectory:
     """A private temporary directory, locked by this process. The lock ends with the process, however it ends."""
 
     def __init__(self) -> None:
+        """Raises KernelStartError where there is no room."""
         sweep()
-        self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
-        self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        made = None
+        try:
+            made = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
+            self._lock = os.open(f"{made}/{_LOCK}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if made is not None:
+                os.rmdir(made)
+            raise KernelStartError(no_room(error)) from error
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path = Path(made)
 
     def remove(self) -> None:
         """Remove the directory and all in it. Safe to call twice."""
@@ -28,6 +38,12 @@ class RunDirectory:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
             self._lock = -1
+
+
+def no_room(error: OSError) -> str:
+    """What to tell of an error in the temporary directory."""
+    folder = tempfile.gettempdir()
+    return f"no session can be started: {folder}: {error.strerror}. Make room there, or set TMPDIR to another directory"
 
 
 def sweep() -> None:

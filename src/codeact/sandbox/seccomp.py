@@ -110,13 +110,14 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "vserver": (236, None),
 }
 _CLONE, _CLONE3, _SOCKET, _SOCKETPAIR = (56, 220), (435, 435), (41, 198), (53, 199)
-_IOCTL, _PERSONALITY = (16, 29), (135, 92)
+_IOCTL, _PERSONALITY, _FCNTL = (16, 29), (135, 92), (72, 25)
 _NEWEST_KNOWN = 462  # mseal
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the table, AUDIT_ARCH_*
 
 _NEW_NAMESPACES = 0x7E020000 | 0x80  # CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET | NEWTIME
 _SOCKET_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
 _AF_NETLINK, _NETLINK_ROUTE = 16, 0
+_F_SETLEASE = 1024  # whoever would write the file then waits: a user of the host, where it is theirs
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # typing into somebody's terminal
 
 _LOAD, _JEQ, _JGT, _JGE, _JSET, _AND, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x54, 0x06
@@ -187,6 +188,7 @@ def filter_program(machine: str | None = None) -> bytes:
             allow,
         ],
     )
+    steps += only(_FCNTL[column], [_Step(_LOAD, _ARG1), _Step(_JEQ, _F_SETLEASE, 0, 1), _deny(), allow])
     steps += only(
         _PERSONALITY[column],
         [_Step(_LOAD, _ARG0), _Step(_JEQ, 0, 1, 0), _Step(_JEQ, 0xFFFFFFFF, 0, 1), allow, _deny()],
