@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -534,6 +535,15 @@ def test_doctor_fails_where_there_is_no_boundary(cli: Cli) -> None:
     assert done.returncode == 5
     assert "NO    " in done.stdout and "WARNING: no boundary" in done.stderr
     assert "the boundary does not hold" in error_of(done)
+
+
+def test_doctor_examines_the_network_that_is_configured(cli: Cli) -> None:
+    done = cli("doctor", "--network", "host")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^open +network +tcp-to-loopback ", done.stdout, re.MULTILINE)
+    assert "NO    " not in done.stdout and "given the network of the host" in done.stdout
+    done = cli("doctor", "--network", "host", "--allow-net", "api.example.org")
+    assert done.returncode == 2 and "allow" in error_of(done)
 
 
 def test_a_server_that_is_not_there(unreachable: subprocess.Popen[str]) -> None:

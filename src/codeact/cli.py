@@ -251,13 +251,18 @@ def export(
 @app.command(epilog=EXIT_CODES)
 def doctor(
     sandbox: SandboxName = None,
+    network: NetworkName = None,
+    allow_net: AllowNet = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> int:
-    """Say what this machine offers, and prove the boundary with live attacks."""
+    """Say what this machine offers, and prove the boundary with live attacks on the sandbox as it is configured.
+
+    An attack that only the chosen network lets through is shown as open, and is no failure.
+    """
     from codeact import doctor as examination
     from codeact import settings
 
-    effective = settings.load(dict(sandbox=sandbox))
+    effective = settings.load(dict(sandbox=sandbox, network=network, allow_net=allow_net))
     return _wait(lambda: examination.examine(effective.settings, as_json=json))
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -27,6 +28,7 @@ from codeact.sandbox.canaries import DOCTOR, run_canaries
 from codeact.screen import console
 
 if TYPE_CHECKING:
+    from codeact.contracts import Sandbox
     from codeact.sandbox.canaries import Outcome
     from codeact.settings import Settings
 
@@ -43,19 +45,19 @@ async def examine(settings: Settings, *, as_json: bool) -> int:
             if not as_json:
                 _print_facts(facts)
             try:
-                outcomes, problem = await _canaries(settings), ""
+                outcomes, problem = await _canaries(settings, as_json), ""
             except SandboxError as error:
                 outcomes, problem = [], str(error)
         except asyncio.CancelledError:
             if not interrupts.signals:
                 raise
             return interrupts.status
-    held = bool(outcomes) and all(outcome.held for outcome in outcomes)
+    held = bool(outcomes) and all(outcome.held or outcome.chosen for outcome in outcomes)
     if as_json:
         told = {"facts": facts, "canaries": [o.model_dump() for o in outcomes], "error": problem or None, "held": held}
         sys.stdout.write(json.dumps(told) + "\n")
     elif outcomes:
-        _print_outcomes(outcomes)
+        _print_sum(outcomes)
     if problem:
         say(f"error: {short(problem, 1000)}", "red")
     elif not held:
@@ -63,12 +65,33 @@ async def examine(settings: Settings, *, as_json: bool) -> int:
     return 0 if held else 5
 
 
-async def _canaries(settings: Settings) -> list[Outcome]:
-    async with open_sandbox(settings.sandbox, memory=_MEMORY, disk=_DISK) as sandbox:
+@contextlib.asynccontextmanager
+async def _sandbox(settings: Settings) -> AsyncIterator[Sandbox]:
+    """The sandbox that the settings name, with no more memory and disk than are quickly filled."""
+    limits: dict[str, Any] = {"memory": min(settings.memory << 20, _MEMORY), "disk": _DISK}
+    network, allowed = settings.network, settings.allow_net
+    async with open_sandbox(settings.sandbox, network=network, allow_net=allowed, **limits) as sandbox:
+        yield sandbox
+
+
+async def _canaries(settings: Settings, as_json: bool) -> list[Outcome]:
+    async with _sandbox(settings) as sandbox:
         warn_of(sandbox)
         unbounded = sandbox.name == "unsafe-process"
-        with starting():
-            return await run_canaries(sandbox, [c for c in DOCTOR if c.harmless or not unbounded])
+        canaries = [c for c in DOCTOR if c.harmless or not unbounded]
+        if as_json:
+            with starting():
+                return await run_canaries(sandbox, canaries)
+        names = 2 + max(len(canary.name) for canary in canaries)
+        families = 2 + max(len(canary.family) for canary in canaries)
+
+        def told(o: Outcome) -> None:
+            held = "yes" if o.held else "open" if o.chosen else "NO"
+            line = f"{held:6}{o.family:{families}}{o.name:{names}}{short(o.detail, 200)}"
+            _print([line], "" if o.held else "yellow" if o.chosen else "bold red")
+
+        _print(["", f"{'held':6}{'what':{families}}{'attack':{names}}why"])
+        return await run_canaries(sandbox, canaries, told)
 
 
 async def _facts(settings: Settings) -> dict[str, str]:
@@ -98,7 +121,7 @@ async def _facts(settings: Settings) -> dict[str, str]:
 
 async def _timed_start(settings: Settings) -> str:
     try:
-        async with open_sandbox(settings.sandbox) as sandbox:
+        async with _sandbox(settings) as sandbox:
             times = []
             for _ in range(2):
                 started = time.monotonic()
@@ -146,13 +169,10 @@ def _print_facts(facts: dict[str, str]) -> None:
     _print(f"{name:20}{fact}" for name, fact in facts.items())
 
 
-def _print_outcomes(outcomes: list[Outcome]) -> None:
-    names, families = (max(map(len, column)) for column in zip(*((o.name, o.family) for o in outcomes), strict=True))
-    _print(["", f"{'held':6}{'what':{families + 2}}{'attack':{names + 2}}why"])
-    for o in outcomes:
-        line = f"{'yes' if o.held else 'NO':6}{o.family:{families + 2}}{o.name:{names + 2}}{short(o.detail, 200)}"
-        _print([line], "" if o.held else "bold red")
+def _print_sum(outcomes: list[Outcome]) -> None:
     _print([f"\n{sum(o.held for o in outcomes)} of {len(outcomes)} attacks were held back"])
+    if opened := sum(o.chosen for o in outcomes):
+        _print([f"{opened} were not, for the sandbox was given the network of the host (--network host)"])
 
 
 def _print(lines: Iterable[str], style: str = "") -> None:

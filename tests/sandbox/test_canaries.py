@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from codeact.sandbox.canaries import ALL, Canary
 from codeact.sandbox.hostparts import PARTS, Trial
 from codeact.sandbox.hostwatch import Decoy, Watch, active, render
 from tests.sandbox.as_user import LIMITS
+from tests.sandbox.processes import until
 from tests.sandbox.test_attacks import NAMES
 from tests.test_page import HOSTILE
 
@@ -132,7 +132,7 @@ async def test_a_neighbour_that_dies_is_noticed(sandbox: Sandbox) -> None:
     async with Watch(neighbour) as watch:
         before = watch.begin()
         await neighbour.run("import os\nos._exit(1)")
-        await asyncio.sleep(0.5)  # it is asked every 0.2 seconds
+        await until(lambda: watch._wrong, "the neighbour is asked again")
         assert "another session noticed" in str(await watch.complaint(before))
     await neighbour.close()
 
@@ -168,3 +168,15 @@ async def test_a_forgery_that_is_believed_is_noticed() -> None:
 @pytest.mark.parametrize("hostile", [t for t in HOSTILE if "<" in t and not t.startswith(INERT)])
 async def test_what_acts_in_a_page_is_noticed(hostile: str) -> None:
     assert active(f"<main>{hostile}</main>")
+
+
+async def test_what_the_chosen_network_lets_through_is_told_apart() -> None:
+    chosen = [BY_NAME[name] for name in ("tcp-to-loopback", "tcp-to-a-neighbour", "raw-socket", "path-socket")]
+    told: list[canaries.Outcome] = []
+    async with make_sandbox("local", network="host", **LIMITS) as sandbox:
+        outcomes = await canaries.run_canaries(sandbox, chosen, told.append)
+    assert [(outcome.held, outcome.chosen) for outcome in outcomes] == [(False, True)] * 2 + [(True, False)] * 2
+    assert told == outcomes
+    async with make_sandbox("unsafe-process", network="host") as sandbox:
+        (outcome,) = await canaries.run_canaries(sandbox, [BY_NAME["abstract-socket"]])
+    assert (outcome.held, outcome.chosen) == (False, False), "no choice of a network opens this"

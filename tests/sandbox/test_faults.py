@@ -209,7 +209,7 @@ async def test_session_whose_disk_is_full_still_answers(sandbox: Sandbox, fill: 
     assert (await session.run("import os\nos._exit(1)")).status == "died"
     fresh = await session.run("open('kept').read()")
     assert (fresh.result, fresh.fresh_kernel) == ("'kept'", True), "a new kernel starts without room"
-    await session.run("!rm -f /workspace/held /tmp/1*")
+    await session.run("!rm -f /workspace/held /tmp/11*")
     await session.put("new", b"there is room again")
     await session.close()
 

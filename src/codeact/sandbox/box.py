@@ -322,8 +322,6 @@ class Box:
     async def open_file(self, path: str, writing: bool) -> int:
         """A descriptor of a plain file in the workspace. Raises FileTransferError."""
         if len(path) > _LONGEST_PATH:
-            raise FileTransferError(f"{path[:50]}…: the name is too long")
-        if len(path) > _LONGEST_PATH:
             raise FileTransferError(f"{path[:50]}…: File name too long")
         reply, descriptors = await self._ask("open", path=path, writing=writing)
         if "error" in reply or not descriptors:

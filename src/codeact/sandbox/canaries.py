@@ -19,7 +19,7 @@ import secrets
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,14 @@ _SLOW = {
 
 
 class Canary(Value):
-    """One attack. ``harmless``: does no damage even where nothing stops it; ``seconds``: its time limit."""
+    """One attack. ``harmless``, ``seconds``, ``by_network``: see ``attacks.ground.Entry``."""
 
     name: str
     family: str
     purpose: str
     harmless: bool
     seconds: float = _LIMIT
+    by_network: bool = False
 
     def code(self, facts: dict[str, Any]) -> str:
         """What to run where the package ``attacks`` can be imported: prints ``BREACH:`` or ``HELD:`` and why."""
@@ -68,11 +69,15 @@ class Canary(Value):
 
 
 class Outcome(Value):
-    """How one attack ended. ``held`` is False for a breach and for whatever could not be decided."""
+    """How one attack ended. ``held`` is False for a breach and for whatever could not be decided.
+
+    ``chosen``: it was not held because the sandbox was given what the attack needs: the network of the host.
+    """
 
     name: str
     family: str
     held: bool
+    chosen: bool = False
     detail: str
 
 
@@ -85,6 +90,7 @@ ALL = tuple(
                 purpose=" ".join((entry.function.__doc__ or "").split()),
                 harmless=entry.harmless,
                 seconds=entry.seconds,
+                by_network=entry.by_network,
             )
             for name, entry in attacks.ATTACKS.items()
         ),
@@ -97,9 +103,11 @@ DOCTOR = tuple(canary for canary in ALL if canary.name not in _SLOW)
 """Those that take seconds together, given a sandbox with small limits of memory and disk."""
 
 
-async def run_canaries(sandbox: Sandbox, canaries: Iterable[Canary] = DOCTOR) -> list[Outcome]:
+async def run_canaries(
+    sandbox: Sandbox, canaries: Iterable[Canary] = DOCTOR, told: Callable[[Outcome], None] = lambda outcome: None
+) -> list[Outcome]:
     """Run these attacks in sessions of that sandbox, in order; those that are to run into their time limit beside the
-    others.
+    others. Each outcome is ``told`` as soon as it and those before it are known.
 
     An attack of the families ``resources`` and ``protocol`` that ends its kernel is held when a new session works.
     Whatever an attack does, a neighbour has to be answered meanwhile, the host must not grow, must not fail over the
@@ -115,8 +123,11 @@ async def run_canaries(sandbox: Sandbox, canaries: Iterable[Canary] = DOCTOR) ->
         battery = _Battery(sandbox, facts, neighbour, watch)
         waiting = [canary for canary in canaries if canary.seconds <= _BESIDE]
         beside = {canary.name: group.create_task(battery.alone(canary)) for canary in waiting}
+        outcomes = []
         try:
-            outcomes = [await (beside[c.name] if c.name in beside else battery.run(c)) for c in canaries]
+            for canary in canaries:
+                outcomes.append(await (beside[canary.name] if canary.name in beside else battery.run(canary)))
+                told(outcomes[-1])
         finally:
             await battery.close()
     return outcomes
@@ -133,6 +144,7 @@ class _Battery:
         self.facts = facts
         self.neighbour = neighbour
         self.watch = watch
+        self._has_network = getattr(getattr(sandbox, "network", None), "kind", None) == "host"
         self._session: Session | None = None
 
     async def close(self) -> None:
@@ -176,7 +188,8 @@ class _Battery:
             held, detail, died = False, f"the host failed: {type(error).__name__}: {error}"[:500], True
         if complaint := await self.watch.complaint(before):
             held, detail = False, complaint
-        return Outcome(name=canary.name, family=canary.family, held=held is True, detail=detail), died
+        chosen = held is False and canary.by_network and self._has_network
+        return Outcome(name=canary.name, family=canary.family, held=held is True, chosen=chosen, detail=detail), died
 
     async def _tried(self, session: Session, canary: Canary) -> tuple[bool | None, str, bool]:
         lost = None
@@ -189,7 +202,7 @@ class _Battery:
         held, detail = canary.verdict(result)
         died = result.status == "died"
         if canary.family == "protocol" and lost is None:
-            held, detail = await self._afterwards(session, held, detail)
+            held, detail = await self._afterwards(session, result, held, detail)
         if held and canary.name in PARTS:
             held, detail = await self._on_the_host(session, canary, detail)
         if held is None and canary.family in _MAY_END and result.status in ("died", "timeout"):
@@ -197,20 +210,20 @@ class _Battery:
             detail += "; a new session works" if held else "; no new session works"
         return held, detail, died
 
-    async def _afterwards(self, session: Session, held: bool | None, detail: str) -> tuple[bool | None, str]:
+    async def _afterwards(
+        self, session: Session, result: ExecutionResult, held: bool | None, detail: str
+    ) -> tuple[bool | None, str]:
         """What the code after an attack on the way to the host meets, and what the attack said by another way."""
         try:
             after = await session.run("6 * 7", timeout=2)
             if gained := render(after, self.facts["forgery"]):
                 return False, gained
-            detail += f"; the next code: {after.status}"
-            said = (await session.get("verdict")).decode()
+            word, _, why = (await session.get("verdict")).decode().partition(": ")
         except SandboxError as error:
-            return held, f"{detail}; {error}"
-        if held is None:
-            held = {"HELD": True, "BREACH": False}.get(said.partition(":")[0])
-            detail = f"{said}; {detail}"
-        return held, detail[:500]
+            return held, f"{detail}; {error}"[:500]
+        if held is None and word in ("HELD", "BREACH"):  # what was printed is the attack's noise
+            held, detail = word == "HELD", "; ".join(filter(None, (why, result.notice)))
+        return held, f"{detail[:450]}; the next code: {after.status}"
 
     async def _on_the_host(self, session: Session, canary: Canary, detail: str) -> tuple[bool, str]:
         try:

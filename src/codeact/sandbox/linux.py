@@ -45,7 +45,7 @@ _holding_the_lock.syscall.restype = ctypes.c_long
 def _check(outcome: int, what: str) -> int:
     if outcome < 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(number, os.strerror(number), what)
     return outcome
 
 

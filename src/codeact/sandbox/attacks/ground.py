@@ -17,12 +17,17 @@ Attack = Callable[[Facts], str | None]
 
 
 class Entry(NamedTuple):
-    """One attack. ``harmless``: does no damage even where nothing stops it; ``seconds``: the time limit it is given."""
+    """One attack.
+
+    ``harmless``: does no damage even where nothing stops it; ``seconds``: the time limit it is given; ``by_network``: a
+    session that was given the host's network may succeed.
+    """
 
     family: str
     harmless: bool
     seconds: float
     function: Attack
+    by_network: bool = False
 
 
 ATTACKS: dict[str, Entry] = {}
@@ -34,9 +39,11 @@ libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 
 
-def attack(family: str, harmless: bool = False, seconds: float = 60.0) -> Callable[[Attack], Attack]:
+def attack(
+    family: str, harmless: bool = False, seconds: float = 60.0, by_network: bool = False
+) -> Callable[[Attack], Attack]:
     def register(function: Attack) -> Attack:
-        ATTACKS[function.__name__.replace("_", "-")] = Entry(family, harmless, seconds, function)
+        ATTACKS[function.__name__.replace("_", "-")] = Entry(family, harmless, seconds, function, by_network)
         return function
 
     return register

@@ -43,7 +43,7 @@ def processes_of_a_neighbour(facts: Facts) -> str | None:
     return search_processes("cmdline", lambda data: facts["neighbour"].encode() in data)
 
 
-@attack("neighbours", harmless=True)
+@attack("neighbours", harmless=True, by_network=True)
 def tcp_to_a_neighbour(facts: Facts) -> str | None:
     """Connect to a server of another session."""
     return connect(socket.SOCK_STREAM, socket.AF_INET, ("127.0.0.1", facts["neighbour_port"]))

@@ -10,37 +10,37 @@ import struct
 from codeact.sandbox.attacks.ground import Facts, attack, connect
 
 
-@attack("network", harmless=True)
+@attack("network", harmless=True, by_network=True)
 def tcp_to_loopback(facts: Facts) -> str | None:
     """Connect to a server on the host's 127.0.0.1."""
     return connect(socket.SOCK_STREAM, socket.AF_INET, ("127.0.0.1", facts["port"]))
 
 
-@attack("network", harmless=True)
+@attack("network", harmless=True, by_network=True)
 def tcp_to_address(facts: Facts) -> str | None:
     """Connect to a server on the host's own address."""
     return connect(socket.SOCK_STREAM, socket.AF_INET, (facts["address"], facts["address_port"]))
 
 
-@attack("network", harmless=True)
+@attack("network", harmless=True, by_network=True)
 def udp_to_loopback(facts: Facts) -> str | None:
     """Send to and hear from a UDP server on the host."""
     return connect(socket.SOCK_DGRAM, socket.AF_INET, ("127.0.0.1", facts["udp_port"]), b"ping")
 
 
-@attack("network")
+@attack("network", by_network=True)
 def tcp_to_internet(facts: Facts) -> str | None:
     """Connect to a server of the internet."""
     return connect(socket.SOCK_STREAM, socket.AF_INET, ("1.1.1.1", 443))
 
 
-@attack("network")
+@attack("network", by_network=True)
 def tcp_to_internet_6(facts: Facts) -> str | None:
     """The same over IPv6."""
     return connect(socket.SOCK_STREAM, socket.AF_INET6, ("2606:4700:4700::1111", 443))
 
 
-@attack("network")
+@attack("network", by_network=True)
 def udp_to_internet(facts: Facts) -> str | None:
     """Send a DNS query to a server of the internet."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -48,19 +48,19 @@ def udp_to_internet(facts: Facts) -> str | None:
     return "a packet left"
 
 
-@attack("network")
+@attack("network", by_network=True)
 def metadata_service(facts: Facts) -> str | None:
     """Connect to the metadata service of a cloud."""
     return connect(socket.SOCK_STREAM, socket.AF_INET, ("169.254.169.254", 80))
 
 
-@attack("network")
+@attack("network", by_network=True)
 def resolve_name(facts: Facts) -> str | None:
     """Resolve a name."""
     return str(socket.getaddrinfo("example.com", 80))
 
 
-@attack("network", harmless=True)
+@attack("network", harmless=True, by_network=True)
 def interfaces(facts: Facts) -> str | None:
     """See a network interface other than the session's own loopback."""
     found = [name for _, name in socket.if_nameindex() if name != "lo"]
