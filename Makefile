@@ -3,13 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 
-.PHONY: demo test soak check format constraints benchmark clean
+.PHONY: demo test check format constraints benchmark clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo        watch an agent solve a data task (MODEL=name for a live model)"
 	@echo "make test        style, types and tests"
-	@echo "make soak        2,000 sessions, and that nothing grows"
 	@echo "make format      put the code into the house's style"
 	@echo "make benchmark   the figures of the README, measured here"
 	@echo "make clean       remove what the others made"
@@ -38,9 +37,6 @@ check: .venv/.dev
 
 test: check
 	$(BIN)/python -m pytest
-
-soak: .venv/.dev
-	CODEACT_SOAK=2000 $(BIN)/python -m pytest -s tests/sandbox/test_soak.py
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .
