@@ -4,9 +4,9 @@ A fork of a locked-in process stays in its namespaces, so a second session with 
 new session instead, born and locked in like any other, whose kernel takes over the memory of the first: both are forks
 of one zygote, and so have the same layout. Nobody needs a privilege for that, and no door is opened in the boundary:
 
-    capture()   forks the kernel, so that the copy stands still at one known point, and writes the copy's memory into a
-                file; the copy writes itself, guided by the kernel, and ends
-    restore()   replaces the memory of the calling process by a file's and goes on at that point
+    capture()   forks the kernel, so that the copy stands still at one known point, and writes the copy's memory into
+                files; the copy writes itself, guided by the kernel, and ends
+    restore()   replaces the memory of the calling process by that in the files and goes on at that point
 
 While memory is replaced no Python and no C library can run. A few dozen bytes of machine code do it: they carry out a
 list of system calls and then return where the captured process was about to return (as ``longjmp`` does).
@@ -28,7 +28,7 @@ import re
 import select
 import signal
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 _PAGE = mmap.PAGESIZE
@@ -40,13 +40,16 @@ _MACHINE = {
         "53554154415541564157"  # push rbx, rbp, r12, r13, r14, r15
         "4889fb488923"  # rbx = block; block[0] = rsp
         "4c8d6340"  # r12 = first entry
-        "498b04244883f8ff744c"  # next: rax = entry[0]; where it is -1, go to done
+        "498b04244883f8ff745a"  # next: rax = entry[0]; where it is -1, go to done
         "498b7c2408498b742410498b5424184d8b5424204d8b4424284d8b4c2430"  # rdi, rsi, rdx, r10, r8, r9 = entry[1:7]
         "0f05"  # syscall
-        "4d8b6c24384983fdff750a"  # r13 = entry[7], the outcome expected; -1: any but an error
-        "483d00f0ffff770deb05"  # an error: go to failed
-        "4c39e87506"  # not as expected: go to failed
-        "4983c440ebb6"  # r12 += 64; go to next
+        "4d8b6c24384983fdff7e0b"  # r13 = entry[7], the outcome expected; where it is negative, go to special
+        "4c39e8751e"  # not as expected: go to failed
+        "4983c440ebc0"  # ok: r12 += 64; go to next
+        "483d00f0ffff7710"  # special: an error: go to failed
+        "4885c075ed"  # not 0: go to ok
+        "4983fdfe75e7"  # -1, anything but an error, is expected: go to ok
+        "4d89cceba8"  # -2, and this is the child of a clone: r12 = entry[6], where its own list is; go to next
         "bf47000000b8e70000000f05"  # failed: exit_group(71)
         "488b4310488b5b08488b23"  # done: rax = block[2]; rbx = block[1]; rsp = rbx[0]
         "415f415e415d415c5d5bc3"  # pop r15, r14, r13, r12, rbp, rbx; ret
@@ -62,13 +65,18 @@ _CALLS = {
         "pread": 17,
         "pwrite": 18,
         "madvise": 28,
+        "clone": 56,
+        "wait": 61,
         "exit": 231,
     }
 }
 
 _HEAD = 64  # bytes of a block before its entries
 _ENTRY = 64
+_EIGHT = struct.Struct("=8Q")
 _LAST = (1 << 64) - 1  # -1 as it stands in a block
+_CHILD_GOES_ELSEWHERE = _LAST - 1
+_STATUS, _SCRATCH = 48, 56  # places in the head
 _MAP_FIXED, _MAP_NORESERVE, _MAP_FIXED_NOREPLACE = 0x10, 0x4000, 0x100000
 _FIRST_PLACE, _LAST_PLACE = 1 << 40, 2 << 40  # far from where Linux puts anything by itself
 _GAP = 2 * _PAGE  # untouched memory that is carried rather than left out of a run
@@ -76,7 +84,9 @@ _COPIED_BELOW = 64 << 10  # bytes of a piece that are copied; larger ones are ma
 _BLOCK = 8 << 20
 _BASE, _BASE_SIZE = "codeact-base", 1 << 36  # of which is used what is written
 _LARGE = 4 << 20  # bytes
-_POPULATE_READ = 22  # of madvise; Linux 5.14
+_POPULATE_READ, _POPULATE_WRITE = 22, 23  # of madvise; Linux 5.14
+_SAME_MEMORY = 0x700  # CLONE_VM | CLONE_FS | CLONE_FILES
+_WALL = 0x40000000  # wait for a child that tells of its end by no signal
 _TRIAL = 10.0  # seconds
 _FAILED = 71  # the status in the machine code
 
@@ -92,10 +102,14 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.sbrk.restype, _libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
-Piece = tuple[int, int, int]
-"""Address, length, offset in the file."""
+Run = tuple[int, int]
+"""Address and length."""
+
+Piece = tuple[int, int, int, int]
+"""Address, length, offset in the file, which file."""
 
 
 class Region(NamedTuple):
@@ -112,6 +126,11 @@ class Region(NamedTuple):
     @property
     def protection(self) -> int:
         return sum(bit for bit, flag in ((1, "r"), (2, "w"), (4, "x")) if flag in self.permissions)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is written first: large data that the process has made."""
+        return self.end - self.start >= _LARGE and not self.inode
 
     @property
     def is_base(self) -> bool:
@@ -160,27 +179,39 @@ class _Block:
         else:
             raise OSError("no room for the block")
         self.address = self.code + _PAGE
+        self.first = self.address + _HEAD
         machine = _MACHINE[platform.machine()]
         ctypes.memmove(self.code, machine, len(machine))
+        self._memory = (ctypes.c_char * _BLOCK).from_address(self.address)
         self._calls = _CALLS[platform.machine()]
-        self.position = self.address + _HEAD
+        self.can_populate = _libc.madvise(self.address, _PAGE, _POPULATE_WRITE) == 0
+        self.position = self.first
 
     @staticmethod
     def _map(address: int, size: int, kind: int, protection: int) -> bool:
         flags = kind | mmap.MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
         return bool(_libc.mmap(address, size, protection, flags, -1, 0) == address)
 
-    def add(self, call: str, *arguments: int, expect: int = _LAST) -> None:
+    def add(
+        self, call: str, a: int = 0, b: int = 0, c: int = 0, d: int = 0, e: int = 0, f: int = 0, *, expect: int = _LAST
+    ) -> None:
         if self.position + 2 * _ENTRY > self.address + _BLOCK:
             raise OSError("the memory is in too many pieces to be carried")
-        values = (self._calls[call], *arguments, *(0,) * (6 - len(arguments)), expect)
-        ctypes.memmove(self.position, struct.pack("=8Q", *(value & _LAST for value in values)), _ENTRY)
+        _EIGHT.pack_into(self._memory, self.position - self.address, self._calls[call], a, b, c, d, e, f, expect)
         self.position += _ENTRY
 
     def finish(self, resume: int, outcome: int) -> None:
         """Mark the end of the list: return ``outcome`` to where the block at ``resume`` was entered."""
         ctypes.memmove(self.position, struct.pack("=Q", _LAST), 8)
         ctypes.memmove(self.address + 8, struct.pack("=QQ", resume, outcome), 16)
+
+    def head(self) -> Region:
+        """What of the block a copy needs: where it was entered."""
+        return Region(self.address, self.address + _PAGE, "rw-p", 0, "00:00", 0, "")
+
+    def status(self) -> int:
+        """What the system call ``wait`` left, in a block that is shared."""
+        return int(ctypes.c_int.from_address(self.address + _STATUS).value)
 
     def run(self) -> int:
         return int(ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_void_p)(self.code)(self.address))
@@ -190,27 +221,47 @@ class _Block:
         _libc.munmap(self.address, _BLOCK)
 
 
+class _Share:
+    """What one process writes, and into which file."""
+
+    def __init__(self, number: int, target: int, block: _Block) -> None:
+        self.number = number
+        self.target = target
+        self.block = block
+        self.size = 0
+
+    def add(self, runs: Iterable[Run]) -> Iterator[Piece]:
+        for start, length in runs:
+            self.block.add("pwrite", self.target, start, length, self.size, expect=length)
+            yield start, length, self.size, self.number
+            self.size += length
+
+
 def capture(
-    target: int,
+    targets: Sequence[int],
     told: dict[str, Any],
     room: int = _BASE_SIZE,
-    planned: Callable[[], object] = lambda: None,
+    *,
     notes: int | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
+    planned: Callable[[], object] = lambda: None,
 ) -> int:
-    """Write the memory of this process into the file ``target``, with ``told`` for whoever restores it.
+    """Write the memory of this process into one file or two, with ``told`` for whoever restores it.
 
-    The file has its size already. What is known of it stands at its end, or at that of the file ``notes``, for the
-    other one is not free before it is written. ``room`` is how much memory, in bytes, this
-    process and the file may take together. ``planned`` is called when all but the memory itself is written:
+    The files have their sizes already. Into two files two processes write at once, for Linux lets only one write to a
+    file. What is known of the memory stands at the end of the first, or of the file ``notes``, for the others are not
+    free before they are written. ``room`` is how much memory, in bytes, this process and the files may take together.
+    ``meanwhile`` is called once the writing is under way, ``planned`` when all but the memory itself is written:
     ``read_head`` works from then on.
 
-    Returns 0 here, once that is done, and a descriptor (see ``restore``) in each process restored from the file. To be
+    Returns 0 here, once that is done, and a descriptor (see ``restore``) in each process restored from the files. To be
     called by the only thread that matters, with the locks held that other threads could hold. Raises OSError.
     """
-    block = _Block(mmap.MAP_SHARED)
+    shares = [_Share(number, target, _Block(mmap.MAP_SHARED)) for number, target in enumerate(targets)]
+    block = shares[0].block
     arrived, go = os.pipe(), os.pipe()
     block.add("write", arrived[1], block.address, 1, expect=1)
-    block.add("read", go[0], block.address + 56, 1, expect=1)
+    block.add("read", go[0], block.address + _SCRATCH, 1, expect=1)
     guided = block.position
     block.finish(block.address, 0)
     brk = _libc.sbrk(0)
@@ -218,7 +269,7 @@ def capture(
     if child == 0:
         os.close(go[1])
         outcome = block.run()  # where nobody guides it, 0 at once
-        block.remove()
+        _libc.munmap(_FIRST_PLACE, _LAST_PLACE - _FIRST_PLACE)  # every block: there is that of the restorer, too
         return outcome or os._exit(_FAILED)
     os.close(arrived[1])
     os.close(go[0])
@@ -226,22 +277,30 @@ def capture(
         if not select.select([arrived[0]], [], [], _TRIAL)[0] or not os.read(arrived[0], 1):
             raise OSError("the copy of the kernel did not get ready: something runs after every fork of it")
         block.position = guided
-        memory = regions(child)
-        large = [region for region in memory if region.end - region.start >= _LARGE and not region.inode]
+        memory = [region for region in regions(child) if not _FIRST_PLACE <= region.start < _LAST_PLACE]
+        memory = sorted([*memory, block.head()])
+        large = [region for region in memory if region.is_large]
         pieces: list[Piece] = []
-        for part in (large, [region for region in memory if region not in set(large)]):
-            for piece in _pieces(child, part, pieces):  # the copy writes the large ones while the rest is looked at
-                block.add("pwrite", target, *piece, expect=piece[1])
-            if 2 * sum(length for _, length, _ in pieces) > room:
-                raise OSError(f"a copy of its state does not fit into the memory limit of {room >> 20} MiB beside it")
-            block.add("read", go[0], block.address + 56, 1, expect=1)
-            os.write(go[1], b"x")
+        parts = _parts(_runs(child, large), len(shares))
+        for share, part in zip(shares[1:], parts[1:], strict=True):  # written by a child of the copy
+            pieces += share.add(part)
+            share.block.add("exit", 0)
+            block.add("clone", _SAME_MEMORY, 0, 0, 0, 0, share.block.first, expect=_CHILD_GOES_ELSEWHERE)
+        pieces += shares[0].add(parts[0])
+        _check_room(pieces, room)
+        block.add("read", go[0], block.address + _SCRATCH, 1, expect=1)
+        os.write(go[1], b"x")
+        meanwhile()
+        pieces += shares[0].add(_runs(child, [region for region in memory if not region.is_large]))
+        _check_room(pieces, room)
+        for share in shares[1:]:
+            block.add("wait", _LAST, share.block.address + _STATUS, _WALL)
         block.add("exit", 0)
         os.write(go[1], b"x")
         pieces.sort()
         head = {"regions": memory, "pieces": pieces, "block": block.address, "brk": brk, "told": told}
         text = json.dumps(head).encode()
-        notes = target if notes is None else notes
+        notes = targets[0] if notes is None else notes
         size = os.fstat(notes).st_size
         os.pwrite(notes, text + struct.pack("=Q", len(text)), size - len(text) - 8)
         planned()
@@ -252,23 +311,36 @@ def capture(
         os.close(arrived[0])
         os.close(go[1])
         _, status = os.waitpid(child, 0)
-        block.remove()
+        status = status or max(share.block.status() for share in shares)
+        for share in shares:
+            share.block.remove()
     if status:
         raise OSError(f"the copy of the kernel could not write its memory (status {status})")
     return 0
 
 
-def _pieces(child: int, memory: list[Region], found: list[Piece]) -> list[Piece]:
-    """Where in the file what of these regions goes: behind what was ``found`` so far, to which it is added."""
-    offset = found[-1][2] + found[-1][1] if found else 0
-    new = []
+def _check_room(pieces: list[Piece], room: int) -> None:
+    if 2 * sum(piece[1] for piece in pieces) > room:
+        raise OSError(f"a copy of its state does not fit into the memory limit of {room >> 20} MiB beside it")
+
+
+def _runs(child: int, memory: list[Region]) -> list[Run]:
+    """What of these regions is to be written."""
     with open(f"/proc/{child}/pagemap", "rb", buffering=0) as pagemap:
-        for region in memory:
-            for start, end in _present(region, pagemap):
-                new.append((start, end - start, offset))
-                offset += end - start
-    found += new
-    return new
+        return [(start, end - start) for region in memory for start, end in _present(region, pagemap)]
+
+
+def _parts(runs: list[Run], count: int) -> list[list[Run]]:
+    """The same memory in that many parts of about one length."""
+    most = -(-sum(length for _, length in runs) // count // _PAGE) * _PAGE
+    parts: list[list[Run]] = [[] for _ in range(count)]
+    taken = 0
+    for start, length in runs:
+        while length:
+            here = min(length, most - taken % most)
+            parts[taken // most].append((start, here))
+            start, length, taken = start + here, length - here, taken + here
+    return parts
 
 
 def _present(region: Region, pagemap: Any) -> Iterator[tuple[int, int]]:
@@ -306,12 +378,15 @@ def read_head(source: int) -> dict[str, Any]:
     return head
 
 
-def restore(source: int, head: dict[str, Any], mailbox: int, *, mapped: bool = False) -> NoReturn:
+def restore(
+    sources: Sequence[int], head: dict[str, Any], mailbox: int, *, ready: int | None = None, mapped: bool = False
+) -> NoReturn:
     """Become the process that ``capture`` copied: its call returns the descriptor ``mailbox``.
 
-    This process must be a fork of the same zygote, with one thread. Its descriptors stay as they are. ``mapped``: also
-    small pieces are mapped from the file rather than copied. Where memory cannot be replaced the process ends with
-    status 71. Raises OSError before anything was touched.
+    This process must be a fork of the same zygote, with one thread. Its descriptors stay as they are. ``ready``: where
+    two bytes will come as soon as the files are written; nothing is read of them before. ``mapped``: also small pieces
+    are mapped from the files rather than copied. Where memory cannot be replaced the process ends with status 71.
+    Raises OSError before anything was touched.
     """
     theirs = [Region(*region) for region in head["regions"]]
     own = regions()
@@ -320,40 +395,71 @@ def restore(source: int, head: dict[str, Any], mailbox: int, *, mapped: bool = F
     if head["brk"] != _libc.sbrk(0):
         block.add("brk", head["brk"], expect=head["brk"])
     wanted = [region for region in theirs if "w" in region.permissions or not region.is_file or region not in same]
+    copied, shared = _sorted_out(wanted, same, head["pieces"], mapped)
     opened: dict[str, int] = {}
-    for region in wanted:
-        _place(block, region, same, opened)
     position = 0
-    for start, length, offset in head["pieces"]:
-        while position < len(wanted) and wanted[position].end <= start:
+    for region in wanted:
+        first = position
+        while position < len(copied) and copied[position][0] < region.end:
             position += 1
-        if position == len(wanted) or wanted[position].start > start:
-            continue  # part of what both have
-        region = wanted[position]
-        small = length < _COPIED_BELOW and "w" in region.permissions
-        if region.path == "[stack]" or (not mapped and (small or (region.is_file and region in same))):
-            block.add("pread", source, start, length, offset, expect=length)
-        else:
-            flags = mmap.MAP_PRIVATE | _MAP_FIXED
-            block.add("mmap", start, length, region.protection, flags, source, offset, expect=start)
+        _place(block, region, same, opened, copied[first:position])
     for start, end in _without(own, [(region.start, region.end) for region in theirs]):
         block.add("munmap", start, end - start)
+    if ready is not None:
+        block.add("read", ready, block.address + _SCRATCH, 2, expect=2)
+    for start, length, offset, number in copied:
+        block.add("pread", sources[number], start, length, offset, expect=length)
+    for (start, length, offset, number), protection in shared:
+        flags = mmap.MAP_PRIVATE | _MAP_FIXED
+        block.add("mmap", start, length, protection, flags, sources[number], offset, expect=start)
     block.finish(head["block"], mailbox)
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     block.run()
     os._exit(_FAILED)
 
 
-def _place(block: _Block, region: Region, same: set[Region], opened: dict[str, int]) -> None:
-    """Make room for a region where it was, with what its file holds."""
+def _sorted_out(
+    wanted: list[Region], same: set[Region], pieces: list[Piece], mapped: bool
+) -> tuple[list[Piece], list[tuple[Piece, int]]]:
+    """The pieces that are to be copied, and those to be mapped with their protection. What both have is left out."""
+    copied: list[Piece] = []
+    shared: list[tuple[Piece, int]] = []
+    position = 0
+    for start, length, offset, number in pieces:
+        while position < len(wanted) and wanted[position].end <= start:
+            position += 1
+        if position == len(wanted) or wanted[position].start > start:
+            continue
+        region = wanted[position]
+        small = length < _COPIED_BELOW and "w" in region.permissions
+        if region.path == "[stack]" or (not mapped and (small or (region.is_file and region in same))):
+            copied.append((start, length, offset, number))
+        else:
+            shared.append(((start, length, offset, number), region.protection))
+    return copied, shared
+
+
+def _place(block: _Block, region: Region, same: set[Region], opened: dict[str, int], copied: list[Piece]) -> None:
+    """Make room for a region where it was, with what its file holds, and for the pages that will be ``copied`` to it.
+
+    Pages are got ready before the files are, so that writing to them needs no fault each.
+    """
     length = region.end - region.start
     if region.path == "[stack]":
         return  # grows by itself as it is written
     if region in same and region.is_base:
-        block.add("madvise", region.start, length, mmap.MADV_DONTNEED)  # as it was before this process wrote to it
-    elif region in same and region.is_file:
+        start = region.start
+        for begin, size, *_ in copied:
+            _libc.madvise(begin, size, _POPULATE_WRITE)
+            if start < begin:
+                block.add("madvise", start, begin - start, mmap.MADV_DONTNEED)  # as before this process wrote to it
+            start = begin + size
+        if start < region.end:
+            block.add("madvise", start, region.end - start, mmap.MADV_DONTNEED)
+        return
+    if region in same and region.is_file:
         return  # is overwritten as a whole
-    elif region.is_file:
+    if region.is_file:
         if region.path not in opened:
             opened[region.path] = os.dup(base) if region.is_base else os.open(region.path, os.O_RDONLY | os.O_CLOEXEC)
         flags = mmap.MAP_PRIVATE | _MAP_FIXED
@@ -361,6 +467,9 @@ def _place(block: _Block, region: Region, same: set[Region], opened: dict[str, i
     else:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE
         block.add("mmap", region.start, length, region.protection, flags, _LAST, 0, expect=region.start)
+    if block.can_populate:
+        for begin, size, *_ in copied:
+            block.add("madvise", begin, size, _POPULATE_WRITE)
 
 
 def rebase() -> bool:
@@ -375,7 +484,7 @@ def rebase() -> bool:
     file = os.memfd_create(_BASE, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(file, _BASE_SIZE)
-        mailbox = capture(file, {})
+        mailbox = capture([file], {})
     except OSError:
         os.close(file)
         return False
@@ -408,7 +517,7 @@ def _move(file: int, head: dict[str, Any], word: bytes) -> NoReturn:
     reading, writing = os.pipe()
     os.write(writing, word)
     os.close(writing)
-    restore(file, head, reading, mapped=True)
+    restore([file], head, reading, mapped=True)
 
 
 def _ended_well(child: int) -> bool:

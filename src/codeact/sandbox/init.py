@@ -177,8 +177,8 @@ class _Init:
             from codeact.sandbox import kernelapp, kernelfork, kernelserver
 
             if given:
-                source, files = given
-                kernelfork.become(source, files, self.sockets, line, request["key"])
+                *memory, files = given
+                kernelfork.become(memory, files, self.sockets, line, request["key"])
             if image.base >= 0:
                 os.close(image.base)
             _set(request["environment"])

@@ -17,14 +17,14 @@ import socket
 import stat
 import tarfile
 import threading
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from codeact.sandbox import image, wire
+from codeact.sandbox import image
 
 _CARRIED = ("workspace", "tmp", "dev/shm")
 _LEFT = {"tmp/home/.kernel"}  # the last words of a kernel are its own
 _LISTED = 20
-_WRITTEN_WITHIN = 130.0  # seconds: more than the host gives the kernel that writes it
 
 OpenFile = tuple[int, str, int, int]
 """Descriptor, path, flags, position."""
@@ -133,32 +133,29 @@ class _Reader(io.RawIOBase):
         return len(data)
 
 
-def become(source: int, files: int, sockets: list[int], line: int, key: str) -> NoReturn:
-    """Turn this process, fresh from the zygote, into the kernel whose memory is being written to ``source``.
+def become(memory: Sequence[int], files: int, sockets: list[int], line: int, key: str) -> NoReturn:
+    """Turn this process, fresh from the zygote, into the kernel whose state is being written to these files.
 
-    A word over ``line`` says that it is complete. Raises OSError.
+    An empty message over ``line`` says that all of it is there; whoever sends it sees to it that one comes. Raises
+    OSError.
     """
     unpack(files)
     head = image.read_head(files)
     os.close(files)
-    with socket.socket(fileno=os.dup(line)) as waiting:
-        waiting.settimeout(_WRITTEN_WITHIN)
-        if wire.receive(waiting) is None:
-            raise OSError("the memory of the other kernel did not come")
     free = int(head["told"]["free"])
-    given = [source, line, *sockets, *([image.base] if image.base >= 0 else [])]
+    given = [line, *sockets, *memory, *([image.base] if image.base >= 0 else [])]
     moved = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, free) for number in given]
     for number in given:
         os.close(number)
     image.base = moved[-1] if image.base >= 0 else -1
     reading, writing = os.pipe()
     mailbox = fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, free)
-    kept: dict[str, Any] = {"line": moved[1], "sockets": moved[2 : 2 + len(sockets)], "key": key}
-    kept["done"] = [number for number in moved if number not in {kept["line"], *kept["sockets"]}]
-    os.write(writing, json.dumps(kept).encode())
+    kept = 1 + len(sockets)
+    told = {"line": moved[0], "sockets": moved[1:kept], "key": key, "done": moved[kept:]}
+    os.write(writing, json.dumps(told).encode())
     os.close(reading)
     os.close(writing)
-    image.restore(moved[0], head, mailbox)
+    image.restore(moved[kept : kept + len(memory)], head, mailbox, ready=moved[0])
 
 
 def told(ours: set[int]) -> tuple[dict[str, Any], dict[int, str]]:

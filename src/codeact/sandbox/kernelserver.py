@@ -119,26 +119,32 @@ class Server:
         received = wire.receive(self.line)
         if received is None:
             raise OSError("the files for the copy did not come")
-        target, files = received[1]
+        *targets, files = received[1]
         try:
             for stream in self.kernel.streams:
                 stream.flush()
-            carried, others = kernelfork.told({*self.descriptors, target, files})
+            carried, others = kernelfork.told({*self.descriptors, *targets, files})
             lost = kernelfork.losses(others, self.tasks)
-            kernelfork.pack(files)
             room = resource.getrlimit(resource.RLIMIT_DATA)[0]  # the session's limit, see ``isolation.lock``
             drawn = random.getstate()  # a fork seeds anew
             with contextlib.ExitStack() as held:  # what the second thread could hold while this one is copied
                 for lock in (self.iopub.lock, *(stream.lock for stream in self.kernel.streams)):
                     held.enter_context(lock)
-                mailbox = image.capture(target, {"free": carried["free"]}, room, planned, files)
+                mailbox = image.capture(
+                    targets,
+                    {"free": carried["free"]},
+                    room,
+                    notes=files,
+                    meanwhile=lambda: kernelfork.pack(files),
+                    planned=planned,
+                )
             if mailbox:
                 random.setstate(drawn)
                 self.resume(mailbox, carried)
             return lost
         finally:
-            os.close(target)
-            os.close(files)
+            for number in (*targets, files):
+                os.close(number)
 
     def resume(self, mailbox: int, carried: dict[str, Any]) -> NoReturn:
         """In the copy, which has our memory and nothing else: be a kernel on sockets of its own."""

@@ -131,7 +131,7 @@ class LocalSandbox(KernelSandbox):
 
 
 class Image:
-    """The state of a session in two anonymous files: its kernel's memory and its workspace as a tar archive.
+    """The state of a session in anonymous files: two for its kernel's memory, and its workspace as a tar archive.
 
     Written by the kernel, so not to be trusted: only a kernel reads it again, locked in as the first one was.
     """
@@ -143,7 +143,9 @@ class Image:
         loop = asyncio.get_running_loop()
         self.begun: asyncio.Future[None] = loop.create_future()  # from when on a kernel can get ready for it
         self.written: asyncio.Future[None] = loop.create_future()
-        for name, size in (("memory", limits.memory), ("files", limits.disk + limits.disk // 8 + (1 << 20))):
+        half = limits.memory // 2  # of either as much as the whole may take, see ``image.capture``
+        room = limits.disk + limits.disk // 8 + (1 << 20)
+        for name, size in (("memory", half), ("memory", half), ("files", room)):
             file = os.memfd_create(f"codeact-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             self.files += (file,)
             os.ftruncate(file, size)  # it takes room as it is written; more than this the kernel cannot write
