@@ -84,7 +84,7 @@ _COPIED_BELOW = 64 << 10  # bytes of a piece that are copied; larger ones are ma
 _BLOCK = 8 << 20
 _BASE, _BASE_SIZE = "codeact-base", 1 << 36  # of which is used what is written
 _LARGE = 4 << 20  # bytes
-_POPULATE_READ, _POPULATE_WRITE = 22, 23  # of madvise; Linux 5.14
+_POPULATE_WRITE = 23  # of madvise; Linux 5.14
 _SAME_MEMORY = 0x700  # CLONE_VM | CLONE_FS | CLONE_FILES
 _WALL = 0x40000000  # wait for a child that tells of its end by no signal
 _TRIAL = 10.0  # seconds
@@ -495,9 +495,6 @@ def rebase() -> bool:
         if trial:
             os._exit(0)
         base = file
-        for region in regions():
-            if region.is_base:  # or every fork would have to fetch what it reads
-                _libc.madvise(ctypes.c_void_p(region.start), ctypes.c_size_t(region.end - region.start), _POPULATE_READ)
         with open("/proc/self/maps") as maps:
             known = frozenset(line for line in maps if re.fullmatch(r"\S+ r-[x-]p \S+ \S+ [1-9]\d* +/\S.*\n", line))
         return True

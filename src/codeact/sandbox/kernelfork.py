@@ -136,9 +136,11 @@ class _Reader(io.RawIOBase):
 def become(memory: Sequence[int], files: int, sockets: list[int], line: int, key: str) -> NoReturn:
     """Turn this process, fresh from the zygote, into the kernel whose state is being written to these files.
 
-    An empty message over ``line`` says that all of it is there; whoever sends it sees to it that one comes. Raises
-    OSError.
+    One empty message over ``line`` says that ``files`` is there, another one that all is; whoever sends them sees to it
+    that they come. Raises OSError.
     """
+    if len(os.read(line, 2)) != 2:
+        raise OSError("the files of the other session did not come")
     unpack(files)
     head = image.read_head(files)
     os.close(files)

@@ -205,8 +205,9 @@ class LocalSession(KernelSession):
         given = self._image.files if self._image else ()
         exited = await self._box.start(given, key=key, environment=environment)
         if self._image:
-            await self._image.written
-            await self._box.lend(())
+            for part in (self._image.begun, self._image.written):
+                await part
+                await self._box.lend(())
         addresses = {channel: f"ipc://{self._box.address(channel)}" for channel in wire.CHANNELS}
         return Channels(addresses, key.encode()), exited
 
@@ -230,7 +231,6 @@ class LocalSession(KernelSession):
     async def open_from(self, image: Image) -> None:
         """Start the kernel as the copy of another session's."""
         await self.prepare()
-        await image.begun
         self._image, self._has_tools = image, True
         try:
             await super().open()
