@@ -172,7 +172,9 @@ class _Battery:
             await session.close()
 
     async def _prepared(self) -> Session:
-        session = await self.sandbox.session(tools=[Decoy(self.facts["tool"], self.watch)])
+        foreign = getattr(self.sandbox, "foreign", None)  # such a kernel cannot call tools
+        tools = () if foreign else (Decoy(self.facts["tool"], self.watch),)
+        session = await self.sandbox.session(tools=tools)
         for file in Path(attacks.__file__).parent.glob("*.py"):
             source = file.read_text().replace(attacks.__name__, "attacks")  # for inside it stands by itself
             await session.put(f"attacks/{file.name}", source.encode())
