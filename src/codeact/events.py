@@ -90,7 +90,7 @@ class ToolCalled(BaseEvent):
     turn: int
     id: str
     tool: str
-    arguments: dict[str, JsonValue] = {}
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
     result: JsonValue = None
     error: str | None = None
     duration: float = 0.0
