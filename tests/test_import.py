@@ -88,7 +88,7 @@ def test_the_names_of_the_package(tmp_path: Path) -> None:
     statement = """
 import codeact
 from codeact import Agent, Budget, Conversation, RunResult, Sandbox, open_model, tool
-assert Agent.__module__ == "codeact.agent" and Budget(turns=3).turns == 3
+assert Agent.__module__ == "codeact.agent.agent" and Budget(turns=3).turns == 3
 assert Sandbox("local").name == "local"
 assert set(codeact.__all__) <= set(dir(codeact)) and all(getattr(codeact, name) for name in codeact.__all__)
 try: codeact.Nothing

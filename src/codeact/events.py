@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, JsonValue, TypeAdapter
 
 from codeact.contracts import ExecutionResult, Image, Output, Reply, Usage, Value
 
@@ -79,6 +79,23 @@ class ExecutionOutput(BaseEvent):
     output: Output
 
 
+class ToolCalled(BaseEvent):
+    """The running code has called a function of the host, and the call has ended.
+
+    ``arguments`` and ``result`` are JSON values as they went to and from the kernel; ``error`` is what the code got as
+    an exception instead of a result. ``duration`` in seconds.
+    """
+
+    type: Literal["tool_called"] = "tool_called"
+    turn: int
+    id: str
+    tool: str
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    result: JsonValue = None
+    error: str | None = None
+    duration: float = 0.0
+
+
 class ExecutionFinished(BaseEvent):
     type: Literal["execution_finished"] = "execution_finished"
     turn: int
@@ -136,6 +153,7 @@ Event: TypeAlias = Annotated[
     | ModelReplied
     | ExecutionStarted
     | ExecutionOutput
+    | ToolCalled
     | ExecutionFinished
     | Observed
     | Notice

@@ -144,6 +144,9 @@ class Screen:
             case events.ExecutionOutput():
                 self._heard = True
                 self._output(event.output)
+            case events.ToolCalled():
+                outcome = "failed" if event.error is not None else "answered"
+                self._line(f"[the tool {short(event.tool, 100)} {outcome} after {event.duration:.1f} s]", "dim")
             case events.ExecutionFinished():
                 self._result(event.result)
             case events.Observed():

@@ -1,0 +1,37 @@
+"""What an agent is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from codeact.budget import Budget
+from codeact.contracts import HostTool, Model, Sandbox
+
+
+class Options:
+    """What an agent was given; see ``codeact.Agent``."""
+
+    def __init__(
+        self,
+        model: Model | str | None = None,
+        *,
+        sandbox: Sandbox | str = "local",
+        format: str | None = None,
+        budget: Budget | None = None,
+        instructions: str = "",
+        tools: Sequence[HostTool] = (),
+        timeout: float | None = None,
+        observation_limit: int = 4000,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+    ) -> None:
+        self.model = model
+        self.sandbox = sandbox
+        self.format = format
+        self.budget = budget or Budget()
+        self.instructions = instructions
+        self.tools = tuple(tools)
+        self.timeout = timeout
+        self.observation_limit = observation_limit
+        self.max_tokens = max_tokens
+        self.temperature = temperature
