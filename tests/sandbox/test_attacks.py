@@ -148,6 +148,9 @@ def test_verdict_is_never_kinder_than_what_was_said(said: str, status: str, held
     assert _canary().verdict(result)[0] is held
 
 
-def test_broken_attack_is_not_taken_for_a_boundary(capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_attack_is_not_taken_for_a_boundary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     attacks.attempt("home-directory", {})  # no facts: a KeyError
     assert capsys.readouterr().out.startswith("BROKEN: KeyError")
