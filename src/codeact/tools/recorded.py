@@ -1,0 +1,123 @@
+"""Host tools that answer from a recording: what they gave back then, and nothing happens now.
+
+A call is matched by its tool and its arguments; equal calls are answered in the order of the recording. A call that the
+recording does not hold is an exception in the code, and reaches no tool.
+"""
+
+from __future__ import annotations
+
+import json
+import keyword
+from collections.abc import Iterable, Mapping, Sequence
+
+from codeact.contracts import HostTool
+from codeact.errors import ToolError
+from codeact.events import ToolCalled
+from codeact.plaintext import short
+
+INPUT = "input"
+"""The tool that an answer to ``input()`` is recorded as; its one argument is ``prompt``."""
+
+_STUB = """
+def {name}(*values, **named):
+    {doc}
+    names = {names}
+    if len(values) > len(names):
+        raise TypeError(f"{name}() was recorded with {{len(names)}} arguments, not {{len(values)}}")
+    from codeact.sandbox.kernelapp import call_host
+    return call_host({name!r}, {{**dict(zip(names, values)), **named}})
+"""
+
+
+class Recording:
+    """The recorded calls that the tools made of it answer from, until ``release`` lets the live tools take over.
+
+    ``tools`` are those of ``live``, and one for each further tool that ``calls`` name. ``calls`` are what there is to
+    answer from, the first ``skip`` left out, unless ``expect`` says otherwise.
+    """
+
+    def __init__(self, calls: Sequence[ToolCalled], live: Iterable[HostTool] = (), *, skip: int = 0) -> None:
+        self.live = {tool.name: tool for tool in live}
+        self.replaying = True
+        parameters: dict[str, dict[str, None]] = {}  # in the order of their first call, of their first use
+        for call in calls:
+            parameters.setdefault(call.tool, {}).update(dict.fromkeys(call.arguments))
+        names = [*self.live, *(name for name in parameters if name not in self.live and is_name(name))]
+        self.tools = tuple(
+            RecordedTool(self, name, tuple(parameters.get(name, ())), self.live.get(name)) for name in names
+        )
+        self._left: list[ToolCalled] = []
+        self.expect(calls[skip:])
+
+    def expect(self, calls: Iterable[ToolCalled]) -> None:
+        """From now on, answer from these calls and no others."""
+        self._left = list(calls)
+
+    def release(self) -> None:
+        """From now on, calls go to the live tools. One that has none says so to the code."""
+        self.replaying = False
+        self._left = []
+        for tool in self.tools:
+            tool.describe()
+
+    def answer(self, tool: str, arguments: Mapping[str, object], *, partly: bool = False) -> object:
+        """What the next such call of the recording gave back. Raises ToolError: the recorded one, or that none is left.
+
+        ``partly``: arguments that the recorded call has beyond these were defaults.
+        """
+        wanted = _plain(arguments)
+        alike = [call for call in self._left if call.tool == tool]
+        found = next((call for call in alike if _plain(call.arguments) == wanted), None)
+        if found is None and partly:
+            given = _plain_items(arguments)
+            found = next((call for call in alike if given <= _plain_items(call.arguments)), None)
+        if found is None:
+            others = f"it holds {len(alike)} other calls of {tool}" if alike else f"it holds no further call of {tool}"
+            raise ToolError(f"the recording does not hold the call {tool}({short(wanted[1:-1], 200)}): {others}")
+        self._left.remove(found)
+        if found.error is not None:
+            raise ToolError(found.error)
+        return found.result
+
+
+class RecordedTool:
+    """One tool of a recording; see ``codeact.contracts.HostTool``. Where there is a ``live`` one, it looks like it."""
+
+    def __init__(self, recording: Recording, name: str, parameters: Sequence[str], live: HostTool | None) -> None:
+        self.recording = recording
+        self.name = name
+        self.parameters = tuple(parameters)
+        self.live = live
+        self.describe()
+
+    def describe(self) -> None:
+        """Set ``stub`` and ``description`` to what holds now."""
+        if self.live is not None:
+            self.stub, self.description = self.live.stub, self.live.description
+            return
+        state = "answers as recorded" if self.recording.replaying else "was here once and is not any more"
+        self.description = f"{self.name}({', '.join(name for name in self.parameters if is_name(name))}): {state}"
+        self.stub = _STUB.format(name=self.name, names=self.parameters, doc=repr(self.description))
+        if self.name == INPUT and not self.recording.replaying:
+            self.stub, self.description = "", "input(prompt): asks the user, where there is one"  # Python's own
+
+    def call(self, arguments: dict[str, object]) -> object:
+        """As recorded, or of the live tool once the recording was released. Raises ToolError."""
+        if self.recording.replaying:
+            return self.recording.answer(self.name, arguments, partly=self.live is None)
+        if self.live is None:
+            raise ToolError(f"{self.name} was here when the conversation was recorded; now there is no such tool")
+        return self.live.call(arguments)
+
+
+def is_name(text: str) -> bool:
+    """Whether this can be the name of a function."""
+    return text.isidentifier() and not keyword.iskeyword(text)
+
+
+def _plain(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _plain_items(arguments: Mapping[str, object]) -> set[tuple[str, str]]:
+    return {(name, _plain(value)) for name, value in arguments.items()}
