@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from codeact.contracts import OUTSIDE_EFFECTS, ExecutionResult, Variable
 from codeact.events import Event, ExecutionFinished, ExecutionStarted, GivenFile, Resumed, RunStarted, ToolCalled
 
-_MARK = re.compile(rf"^[ \t]*{OUTSIDE_EFFECTS}\b".replace(" ", r"[ \t]*"), re.MULTILINE | re.IGNORECASE)
+_BLANK = r"[ \t]*"
+_MARK = re.compile(rf"^{_BLANK}{OUTSIDE_EFFECTS.replace(' ', _BLANK)}\b", re.MULTILINE | re.IGNORECASE)
 
 STOPPED = ("timeout", "interrupted")
 
