@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
@@ -82,10 +83,34 @@ def test_a_live_tool_lends_its_looks_and_is_called_when_the_recording_is_release
 
 
 def test_names_that_are_none_get_no_stub() -> None:
-    recording = Recording([call("x; import os"), call("class"), call("f", None, None, **{"x); print(1": 1})])
+    recording = Recording([call("x; import os"), call("class"), call("f", 1, None, **{"x); print(1": 1})])
     (only,) = recording.tools
     assert only.name == "f"
-    compile(only.stub, "stub", "exec")
+    assert [node.name for node in ast.parse(only.stub).body if isinstance(node, ast.FunctionDef)] == ["f"]
+    assert only.call({}) == 1, "an argument that nobody can name"
+
+
+class Careful:
+    """A live tool with more than the contract asks for."""
+
+    name, stub, description = "f", "def f(): ...", "f()"
+    rules = "its rules"
+
+    def needs_approval(self, arguments: dict[str, object]) -> bool:
+        return True
+
+    def call(self, arguments: dict[str, object]) -> object:
+        return "live"
+
+
+def test_nobody_is_asked_about_what_is_only_told_again() -> None:
+    recording = Recording([call("f", "recorded")], [Careful()])
+    (only,) = recording.tools
+    assert only.rules == "its rules"
+    assert not only.needs_approval({}) and only.call({}) == "recorded"
+    recording.release()
+    assert only.needs_approval({}) and only.call({}) == "live"
+    assert not hasattr(Recording([call("g")]).tools[0], "rules")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -143,7 +143,7 @@ class ResumedConversation(Conversation):
 
     async def _variables(self) -> tuple[Variable, ...]:
         """Those of the code: the stubs of tools are none."""
-        ours = {tool.name for tool in self._recording.tools}
+        ours = {tool.name for tool in self._recording.tools} - set(self._history.variables)
         return tuple(variable for variable in await self.session.variables() if variable.name not in ours)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import keyword
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from codeact.contracts import HostTool
 from codeact.errors import ToolError
@@ -19,13 +20,17 @@ INPUT = "input"
 """The tool that an answer to ``input()`` is recorded as; its one argument is ``prompt``."""
 
 _STUB = """
-def {name}(*values, **named):
+def {name}({parameters}):
     {doc}
-    names = {names}
-    if len(values) > len(names):
-        raise TypeError(f"{name}() was recorded with {{len(names)}} arguments, not {{len(values)}}")
     from codeact.sandbox.kernelapp import call_host
-    return call_host({name!r}, {{**dict(zip(names, values)), **named}})
+    return call_host({name!r}, {{{arguments}}})
+"""
+
+_INPUT_STUB = """
+def input(prompt=''):
+    'Ask the user.'
+    import builtins
+    return builtins.input(prompt)
 """
 
 
@@ -41,7 +46,7 @@ class Recording:
         self.replaying = True
         parameters: dict[str, dict[str, None]] = {}  # in the order of their first call, of their first use
         for call in calls:
-            parameters.setdefault(call.tool, {}).update(dict.fromkeys(call.arguments))
+            parameters.setdefault(call.tool, {}).update(dict.fromkeys(filter(is_name, call.arguments)))
         names = [*self.live, *(name for name in parameters if name not in self.live and is_name(name))]
         self.tools = tuple(
             RecordedTool(self, name, tuple(parameters.get(name, ())), self.live.get(name)) for name in names
@@ -63,13 +68,13 @@ class Recording:
     def answer(self, tool: str, arguments: Mapping[str, object], *, partly: bool = False) -> object:
         """What the next such call of the recording gave back. Raises ToolError: the recorded one, or that none is left.
 
-        ``partly``: arguments that the recorded call has beyond these were defaults.
+        ``partly``: arguments that are missing or None may have been anything, such as a default.
         """
         wanted = _plain(arguments)
         alike = [call for call in self._left if call.tool == tool]
         found = next((call for call in alike if _plain(call.arguments) == wanted), None)
         if found is None and partly:
-            given = _plain_items(arguments)
+            given = _plain_items({name: value for name, value in arguments.items() if value is not None})
             found = next((call for call in alike if given <= _plain_items(call.arguments)), None)
         if found is None:
             others = f"it holds {len(alike)} other calls of {tool}" if alike else f"it holds no further call of {tool}"
@@ -96,10 +101,30 @@ class RecordedTool:
             self.stub, self.description = self.live.stub, self.live.description
             return
         state = "answers as recorded" if self.recording.replaying else "was here once and is not any more"
-        self.description = f"{self.name}({', '.join(name for name in self.parameters if is_name(name))}): {state}"
-        self.stub = _STUB.format(name=self.name, names=self.parameters, doc=repr(self.description))
+        self.description = f"{self.name}({', '.join(self.parameters)}): {state}"
+        self.stub = _STUB.format(
+            name=self.name,
+            parameters=", ".join(f"{name}=None" for name in self.parameters),
+            arguments=", ".join(f"{name!r}: {name}" for name in self.parameters),
+            doc=repr(self.description),
+        )
         if self.name == INPUT and not self.recording.replaying:
-            self.stub, self.description = "", "input(prompt): asks the user, where there is one"  # Python's own
+            self.stub, self.description = _INPUT_STUB, "input(prompt): asks the user, where there is one"
+
+    def __getattr__(self, name: str) -> Any:
+        """What a live tool has beyond the contract, such as its rules."""
+        if name.startswith("_") or self.__dict__.get("live") is None:
+            raise AttributeError(name)
+        return getattr(self.live, name)
+
+    def needs_approval(self, arguments: dict[str, object]) -> bool:
+        """Whether a person is to be asked before this call: never for what is only told again."""
+        if self.recording.replaying or self.live is None:
+            return False
+        decide = getattr(self.live, "needs_approval", None)
+        if decide is not None:
+            return bool(decide(arguments))
+        return getattr(getattr(self.live, "rules", None), "approval", "never") != "never"
 
     def call(self, arguments: dict[str, object]) -> object:
         """As recorded, or of the live tool once the recording was released. Raises ToolError."""
