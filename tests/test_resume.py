@@ -384,7 +384,7 @@ async def test_a_recording_cannot_ask_for_other_files_of_this_machine(sandbox: S
     )
     told = [RunStarted(task="t", files=(*"abcde", "old"), given=asked), *cell("a = 1", made("a"))]
     async with Agent(says(), sandbox=sandbox).resume(told) as conversation:
-        assert conversation.resumed.missing_files == (*"abcde", "old")
+        assert (conversation.resumed.missing_files, conversation.restored) == ((*"abcde", "old"), [])
         assert await conversation.session.files() == ()
         assert "old (the recording does not say where it was)" in conversation.resumed.text
 

@@ -48,6 +48,29 @@ class RunStarted(BaseEvent):
     prompt: str = ""
 
 
+class Resumed(BaseEvent):
+    """The conversation goes on in a fresh session, in which its ``cells`` pieces of code were run once more.
+
+    ``text`` is what the model and the person are told. Cells are numbered from 1 over the whole conversation:
+    ``skipped`` were left out on purpose, ``unrun`` because somebody stopped it, ``failed`` ended otherwise than
+    recorded. ``variables`` are those alive now, compared with the record by type, shape and length: ``back``,
+    ``differing`` (as recorded, as now) and ``lost``. ``files`` were put in again, ``missing_files`` could not be.
+    """
+
+    type: Literal["resumed"] = "resumed"
+    text: str
+    cells: int = 0
+    skipped: tuple[int, ...] = ()
+    unrun: tuple[int, ...] = ()
+    failed: tuple[int, ...] = ()
+    variables: tuple[Variable, ...] = ()
+    back: tuple[str, ...] = ()
+    differing: tuple[tuple[Variable, Variable], ...] = ()
+    lost: tuple[Variable, ...] = ()
+    files: tuple[str, ...] = ()
+    missing_files: tuple[str, ...] = ()
+
+
 class TurnStarted(BaseEvent):
     """The model is asked for its next reply. ``turn`` counts from 1 within the run."""
 
@@ -133,29 +156,6 @@ class Notice(BaseEvent):
     to_model: bool = False
 
 
-class Resumed(BaseEvent):
-    """The conversation goes on in a fresh session, in which its ``cells`` pieces of code were run once more.
-
-    ``text`` is what the model and the person are told. Cells are numbered from 1 over the whole conversation:
-    ``skipped`` were left out on purpose, ``unrun`` because somebody stopped it, ``failed`` ended otherwise than
-    recorded. ``variables`` are those alive now, compared with the record by type, shape and length: ``back``,
-    ``differing`` (as recorded, as now) and ``lost``. ``files`` were put in again, ``missing_files`` could not be.
-    """
-
-    type: Literal["resumed"] = "resumed"
-    text: str
-    cells: int = 0
-    skipped: tuple[int, ...] = ()
-    unrun: tuple[int, ...] = ()
-    failed: tuple[int, ...] = ()
-    variables: tuple[Variable, ...] = ()
-    back: tuple[str, ...] = ()
-    differing: tuple[tuple[Variable, Variable], ...] = ()
-    lost: tuple[Variable, ...] = ()
-    files: tuple[str, ...] = ()
-    missing_files: tuple[str, ...] = ()
-
-
 EndReason: TypeAlias = Literal[
     "answered", "turns", "executions", "tokens", "time", "cost", "cancelled", "model_error", "sandbox_error", "error"
 ]
@@ -184,6 +184,7 @@ class RunFinished(BaseEvent):
 
 Event: TypeAlias = Annotated[
     RunStarted
+    | Resumed
     | TurnStarted
     | ModelDelta
     | ModelRestarted
@@ -194,7 +195,6 @@ Event: TypeAlias = Annotated[
     | ExecutionFinished
     | Observed
     | Notice
-    | Resumed
     | RunFinished,
     Field(discriminator="type"),
 ]

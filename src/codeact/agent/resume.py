@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,7 +22,7 @@ from codeact.agent.cells import STOPPED, Cell, History
 from codeact.agent.conversation import Conversation
 from codeact.agent.options import Options
 from codeact.contracts import ExecutionResult, HostTool, Variable
-from codeact.errors import UsageError
+from codeact.errors import FileTransferError, UsageError
 from codeact.events import Event, GivenFile, Resumed
 from codeact.observation import render, variable_text
 from codeact.plaintext import plain, short
@@ -131,15 +131,33 @@ class ResumedConversation(Conversation):
 
     async def _put_again(self, files: Iterable[GivenFile]) -> None:
         for file in files:
-            path = self._given.get(file.name, Path(file.path))
-            content, problem = await asyncio.to_thread(_content, file, path, file.name in self._given)
-            if content is None:
-                self._outcome.missing[file.name] = problem
+            given = self._given.get(file.name)
+            try:
+                note = await self._put(file, given or Path(file.path), given is not None)
+            except (UsageError, FileTransferError) as error:
+                self._outcome.missing[file.name] = str(error)
                 continue
-            await self.session.put(file.name, io.BytesIO(content))
             self._outcome.missing.pop(file.name, None)
-            self._outcome.files[file.name] = problem
-            self.restored.append(path)
+            self._outcome.files[file.name] = note
+            self.restored.append(given or Path(file.path))
+
+    async def _put(self, file: GivenFile, path: Path, is_given: bool) -> str:
+        """Put a file in again; what is to be said of it. Raises UsageError where it cannot be had.
+
+        A file that nobody gave anew is taken only where it is the recorded one to the last bit: a recording, which may
+        come from anywhere, must not be able to ask for other files of this machine.
+        """
+        try:
+            with _opened(file, path, is_given) as content:
+                digest = await asyncio.to_thread(hashlib.file_digest, content, "sha256")
+                is_same = not file.sha256 or digest.hexdigest() == file.sha256
+                if not is_given and not is_same:
+                    raise UsageError("it has changed since")
+                content.seek(0)
+                await self.session.put(file.name, content)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        return "" if is_same else "not the same as then"
 
     async def _variables(self) -> tuple[Variable, ...]:
         """Those of the code: the stubs of tools are none."""
@@ -147,26 +165,17 @@ class ResumedConversation(Conversation):
         return tuple(variable for variable in await self.session.variables() if variable.name not in ours)
 
 
-def _content(file: GivenFile, path: Path, is_given: bool) -> tuple[bytes | None, str]:
-    """What is to be put in again, and what is to be said of it.
-
-    A file that nobody gave anew is taken only where it is the recorded one to the last bit: a recording, which may come
-    from anywhere, must not be able to ask for other files of this machine.
-    """
+def _opened(file: GivenFile, path: Path, is_given: bool) -> BufferedReader | BytesIO:
+    """The file, if by its looks it can be the recorded one. Raises UsageError, OSError."""
     if not is_given and not file.sha256:
-        return None, "the recording does not say where it was"
-    try:
-        if not path.is_file():
-            return None, "it is not there any more"
-        if not is_given and path.stat().st_size != file.size:
-            return None, "it has changed since"
-        content = path.read_bytes() if is_given or file.size else b""
-    except (OSError, ValueError) as error:
-        return None, f"it cannot be read: {getattr(error, 'strerror', None) or error}"
-    same = hashlib.sha256(content).hexdigest() == file.sha256
-    if is_given:
-        return content, "" if same or not file.sha256 else "not the same as then"
-    return (content, "") if same else (None, "it has changed since")
+        raise UsageError("the recording does not say where it was")
+    if not path.is_file():
+        raise UsageError("it is not there any more")
+    if not is_given and path.stat().st_size != file.size:
+        raise UsageError("it has changed since")
+    if not is_given and not file.size:
+        return BytesIO()  # what has no size may be endless all the same
+    return path.open("rb")
 
 
 def _ending(told: Sequence[Event], limit: int) -> list[Event]:

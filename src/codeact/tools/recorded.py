@@ -6,6 +6,7 @@ recording does not hold is an exception in the code, and reaches no tool.
 
 from __future__ import annotations
 
+import collections
 import json
 import keyword
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,17 +52,21 @@ class Recording:
         self.tools = tuple(
             RecordedTool(self, name, tuple(parameters.get(name, ())), self.live.get(name)) for name in names
         )
-        self._left: list[ToolCalled] = []
         self.expect(calls[skip:])
 
     def expect(self, calls: Iterable[ToolCalled]) -> None:
         """From now on, answer from these calls and no others."""
-        self._left = list(calls)
+        self._by_tool: dict[str, list[_Call]] = {}
+        self._by_arguments: dict[tuple[str, str], collections.deque[_Call]] = {}
+        for told in calls:
+            call = _Call(told)
+            self._by_tool.setdefault(told.tool, []).append(call)
+            self._by_arguments.setdefault((told.tool, call.arguments), collections.deque()).append(call)
 
     def release(self) -> None:
         """From now on, calls go to the live tools. One that has none says so to the code."""
         self.replaying = False
-        self._left = []
+        self.expect(())
         for tool in self.tools:
             tool.describe()
 
@@ -71,18 +76,35 @@ class Recording:
         ``partly``: arguments that are missing or None may have been anything, such as a default.
         """
         wanted = _plain(arguments)
-        alike = [call for call in self._left if call.tool == tool]
-        found = next((call for call in alike if _plain(call.arguments) == wanted), None)
-        if found is None and partly:
-            given = _plain_items({name: value for name, value in arguments.items() if value is not None})
-            found = next((call for call in alike if given <= _plain_items(call.arguments)), None)
+        alike = self._by_arguments.get((tool, wanted), collections.deque())
+        while alike and alike[0].used:
+            alike.popleft()
+        found = alike[0] if alike else self._find(tool, arguments) if partly else None
         if found is None:
-            others = f"it holds {len(alike)} other calls of {tool}" if alike else f"it holds no further call of {tool}"
+            left = sum(not call.used for call in self._by_tool.get(tool, ()))
+            others = f"it holds {left} other calls of {tool}" if left else f"it holds no further call of {tool}"
             raise ToolError(f"the recording does not hold the call {tool}({short(wanted[1:-1], 200)}): {others}")
-        self._left.remove(found)
-        if found.error is not None:
-            raise ToolError(found.error)
-        return found.result
+        found.used = True
+        if found.told.error is not None:
+            raise ToolError(found.told.error)
+        return found.told.result
+
+    def _find(self, tool: str, arguments: Mapping[str, object]) -> _Call | None:
+        """The first call that had these arguments among others."""
+        calls = self._by_tool.get(tool, [])
+        while calls and calls[0].used:
+            calls.pop(0)
+        given = _plain_items({name: value for name, value in arguments.items() if value is not None})
+        return next((call for call in calls if not call.used and given <= _plain_items(call.told.arguments)), None)
+
+
+class _Call:
+    """A recorded call, and whether it was answered from."""
+
+    def __init__(self, told: ToolCalled) -> None:
+        self.told = told
+        self.arguments = _plain(told.arguments)
+        self.used = False
 
 
 class RecordedTool:
