@@ -54,6 +54,7 @@ FLOORS: dict[str, int] = {
     "kernelspecs": 5,
     "outbox": 5,
     "running": 5,
+    "saved": 5,
     "screen": 5,
     "settings": 5,
 }

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codeact.agent import Conversation
+from codeact import saved
+from codeact.agent import Agent, Cell, Conversation, ResumedConversation
 from codeact.contracts import Session
 from codeact.errors import SandboxError, TrajectoryError, UsageError
 from codeact.interrupts import Interrupts
@@ -20,6 +21,7 @@ from codeact.outbox import size_text
 from codeact.plaintext import short
 from codeact.running import (
     STATUS,
+    Progress,
     Wish,
     check_files,
     deliver,
@@ -31,7 +33,7 @@ from codeact.running import (
     stop,
     tell,
 )
-from codeact.trajectory import TrajectoryWriter, save
+from codeact.trajectory import Trajectory, TrajectoryWriter, load, save
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -47,19 +49,38 @@ HELP = """\
 Ctrl-C stops the reply or the code that runs; the variables stay."""
 
 
-async def chat(wish: Wish) -> int:
-    """Messages until the end of input. The exit status: of the last message where no terminal asks for them, else 0."""
+async def chat(wish: Wish, resume: Path | None = None) -> int:
+    """Messages until the end of input. The exit status: of the last message where no terminal asks for them, else 0.
+
+    ``resume``: the recording of a conversation to go on with.
+    """
     interactive = sys.stdin.isatty()
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts(patient=True))
-        writer = stack.enter_context(TrajectoryWriter(wish.save)) if wish.save else None
+        writer, recording = _records(wish, resume)
+        record = stack.enter_context(_Record(wish, writer, asked=wish.save is not None or resume is not None))
         settings = wish.settings
+
+        def begin(agent: Agent, progress: Progress) -> Conversation:
+            if recording is None:
+                return agent.conversation()
+
+            def watch(cell: Cell, cells: int) -> None:
+                progress(f"running the code again: cell {cell.number} of {cells} …")
+
+            resumed = agent.resume(recording, files=wish.files, watch=watch)
+            interrupts.stop = lambda: stop(resumed, "stopping …")
+            return resumed
+
         try:
             async with (
                 model_of(settings) as model,
-                opened(wish, model, settings.format, wish.budget()) as conversation,
+                opened(wish, model, settings.format, wish.budget(), begin) as conversation,
             ):
-                talk = _Talk(wish, conversation, interrupts, writer)
+                talk = _Talk(wish, conversation, interrupts, record)
+                talk.end_interrupt()
+                if isinstance(conversation, ResumedConversation):
+                    talk.tell_resumed(conversation)
                 if interactive:
                     say("/help lists the commands, Ctrl-D ends", "dim")
                 async for message in _typed() if interactive else _lines():
@@ -73,16 +94,63 @@ async def chat(wish: Wish) -> int:
     return (0 if interactive else talk.status) or (0 if delivered else 1)
 
 
+def _records(wish: Wish, resume: Path | None) -> tuple[TrajectoryWriter | None, Trajectory | None]:
+    """Where to write what happens, if it is known already, and what happened before.
+
+    A conversation that is resumed goes on in its own file, or in a new one that begins with the old.
+    """
+    if resume is None:
+        return (TrajectoryWriter(wish.save) if wish.save else None), None
+    if wish.save is None or (wish.save.exists() and wish.save.samefile(resume)):
+        return TrajectoryWriter.reopen(resume)
+    recording = load(resume)
+    writer = TrajectoryWriter(wish.save)
+    for event in recording.events:
+        writer.write(event)
+    return writer, recording
+
+
+class _Record:
+    """The recording of a chat. Nobody has to ask for it: it is begun with the first message."""
+
+    def __init__(self, wish: Wish, writer: TrajectoryWriter | None, asked: bool) -> None:
+        self.wish = wish
+        self.writer = writer
+        self.asked = asked
+        self._tried = False
+
+    def begin(self) -> TrajectoryWriter | None:
+        """The writer, None where the conversation cannot be kept, which is told once."""
+        if self.writer is None and not self._tried:
+            self._tried = True
+            try:
+                self.writer = saved.begin()
+            except UsageError as error:
+                say(f"warning: {error}", "yellow")
+        return self.writer
+
+    def give_up(self) -> None:
+        """The disk refuses what nobody asked for: the conversation goes on all the same."""
+        self.writer = None
+
+    def __enter__(self) -> _Record:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
+            if self.wish.show != "answer" and (id := saved.id_of(self.writer.path)):
+                say(f"kept: go on with codeact chat --resume {id}", "dim")
+
+
 class _Talk:
     """A conversation and what the commands need of it."""
 
-    def __init__(
-        self, wish: Wish, conversation: Conversation, interrupts: Interrupts, writer: TrajectoryWriter | None
-    ) -> None:
+    def __init__(self, wish: Wish, conversation: Conversation, interrupts: Interrupts, record: _Record) -> None:
         self.wish = wish
         self.conversation = conversation
         self.interrupts = interrupts
-        self.writer = writer
+        self.record = record
         self.readers = readers(wish)
         self.given = list(wish.files)
         self.untold = list(wish.files)
@@ -106,8 +174,10 @@ class _Talk:
             else:
                 await self._message(line)
         except (UsageError, SandboxError, TrajectoryError) as error:
-            if isinstance(error, TrajectoryError) and self.writer is not None:
+            if isinstance(error, TrajectoryError) and self.record.asked:
                 raise  # the recording that was asked for cannot go on
+            if isinstance(error, TrajectoryError):
+                self.record.give_up()
             say(f"error: {short(str(error), 1000)}", "red")
             self.status = 5 if isinstance(error, SandboxError) else 2
         return True
@@ -116,16 +186,33 @@ class _Talk:
         self.interrupts.signals.clear()
         self.interrupts.stop = lambda: stop(self.conversation, "stopping …")
         try:
-            end = await tell(self.conversation, text, self.untold, self.readers, self.writer)
+            end = await tell(self.conversation, text, self.untold, self.readers, self.record.begin())
         finally:
             self.interrupts.stop = None
         self.untold = []
         say_why(end)
         self.status = STATUS[end.reason]
-        if end.reason == "cancelled" and self.interrupts.signals:
-            if self.interrupts.signals[0] != signal.SIGINT:  # asked to end, not only to stop
-                raise asyncio.CancelledError
-            self.interrupts.signals.clear()
+        if end.reason == "cancelled":
+            self.end_interrupt()
+
+    def end_interrupt(self) -> None:
+        """What was to be stopped has ended: go on, unless the signal asked for more than that."""
+        self.interrupts.stop = None
+        if self.interrupts.signals and self.interrupts.signals[0] != signal.SIGINT:  # asked to end, not only to stop
+            raise asyncio.CancelledError
+        self.interrupts.signals.clear()
+
+    def tell_resumed(self, conversation: ResumedConversation) -> None:
+        """Record and show what came back."""
+        names = {path.name for path in conversation.restored}
+        self.given = [*conversation.restored, *(file for file in self.given if file.name not in names)]
+        self.untold = [file for file in self.untold if file.name not in names]
+        writer = self.record.begin()
+        for event in conversation.events[conversation.recorded :]:
+            if writer:
+                writer.write(event)
+        for reader in self.readers:
+            reader.show(conversation.resumed)
 
     async def _command(self, line: str) -> None:
         command, *arguments = line.split(maxsplit=2)

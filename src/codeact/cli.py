@@ -140,6 +140,12 @@ def run(
 
 @app.command(epilog=EXIT_CODES)
 def chat(
+    id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="What to resume, or its file [default: the latest].")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a conversation: its code is run again first.")
+    ] = False,
     file: Files = None,
     model: ModelName = None,
     base_url: BaseUrl = None,
@@ -161,13 +167,19 @@ def chat(
     """Talk with the agent over one living kernel.
 
     Budgets hold for each message. Without a terminal, every line of stdin is a message. /help lists the commands.
+    Every conversation is kept (or recorded where --save says), and goes on with: codeact chat --resume ID
     """
     from codeact import chat as conversation
+    from codeact import saved
+
+    if id is not None and not resume:
+        raise UsageError(f"chat takes no {id!r}: to go on with a conversation, write codeact chat --resume {id}")
 
     flags: Flags = dict(model=model, base_url=base_url, format=format, sandbox=sandbox, max_turns=max_turns)
     flags |= dict(max_tokens_total=max_tokens_total, max_seconds=max_seconds, max_cost=max_cost)
     flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net)
-    return _wait(lambda: conversation.chat(_wish(flags, file, save, out, json, quiet)))
+    resumed = saved.find(id) if resume else None
+    return _wait(lambda: conversation.chat(_wish(flags, file, save, out, json, quiet), resumed))
 
 
 @app.command(name="exec", epilog=EXIT_CODES)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from codeact.contracts import ActionFormat, Image, Message, Reply
 from codeact.errors import ContextOverflow
-from codeact.events import Event, ModelReplied, Notice, Observed, RunStarted
+from codeact.events import Event, ModelReplied, Notice, Observed, Resumed, RunStarted
 from codeact.plaintext import shorten
 
 _AIM = 0.6
@@ -173,6 +173,8 @@ class _Fold:
                 self._observe(event.text, event.images)
             case Notice(to_model=True):
                 self.notices.append(event.text)
+            case Resumed():
+                self.notices.append(f"[{event.text}]")
             case _:
                 pass
 

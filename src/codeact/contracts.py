@@ -356,6 +356,10 @@ class HostTool(Protocol):
 # --- where code runs ----------------------------------------------------------------------------------------------
 
 
+OUTSIDE_EFFECTS = "# codeact: outside effects"
+"""A line of code that says so: running the code again would do again what it does outside of the sandbox."""
+
+
 class FileInfo(Value):
     """A file of the workspace; ``path`` is relative to it, ``size`` in bytes."""
 
@@ -417,6 +421,10 @@ class Session(Protocol):
 
     async def forks(self, count: int) -> tuple[Session, ...]:
         """That many of them, from one state: cheaper than one after the other."""
+        ...
+
+    async def restart(self) -> None:
+        """Give up the kernel and its variables; files stay. The next execution starts a fresh one."""
         ...
 
     async def close(self) -> None:

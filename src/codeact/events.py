@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, JsonValue, TypeAdapter
 
-from codeact.contracts import ExecutionResult, Image, Output, Reply, Usage, Value
+from codeact.contracts import ExecutionResult, Image, Output, Reply, Usage, Value, Variable
 
 
 class BaseEvent(Value):
@@ -22,16 +22,53 @@ class BaseEvent(Value):
     time: float = Field(default_factory=time.time)
 
 
+class GivenFile(Value):
+    """A file of this machine that was put into the workspace as ``name``, so that it can be found and known again.
+
+    ``path`` is absolute, ``size`` in bytes; ``sha256`` is empty where all this is not known.
+    """
+
+    name: str
+    path: str = ""
+    size: int = 0
+    sha256: str = ""
+
+
 class RunStarted(BaseEvent):
-    """A message of the user begins a run. ``prompt`` is the system prompt; ``files`` were put into the workspace."""
+    """A message of the user begins a run. ``prompt`` is the system prompt; ``files`` were put into the workspace, and
+    ``given`` says where they came from."""
 
     type: Literal["run_started"] = "run_started"
     task: str
     files: tuple[str, ...] = ()
+    given: tuple[GivenFile, ...] = ()
     model: str = ""
     format: str = ""
     sandbox: str = ""
     prompt: str = ""
+
+
+class Resumed(BaseEvent):
+    """The conversation goes on in a fresh session, in which its ``cells`` pieces of code were run once more.
+
+    ``text`` is what the model and the person are told. Cells are numbered from 1 over the whole conversation:
+    ``skipped`` were left out on purpose, ``unrun`` because somebody stopped it, ``failed`` ended otherwise than
+    recorded. ``variables`` are those alive now, compared with the record by type, shape and length: ``back``,
+    ``differing`` (as recorded, as now) and ``lost``. ``files`` were put in again, ``missing_files`` could not be.
+    """
+
+    type: Literal["resumed"] = "resumed"
+    text: str
+    cells: int = 0
+    skipped: tuple[int, ...] = ()
+    unrun: tuple[int, ...] = ()
+    failed: tuple[int, ...] = ()
+    variables: tuple[Variable, ...] = ()
+    back: tuple[str, ...] = ()
+    differing: tuple[tuple[Variable, Variable], ...] = ()
+    lost: tuple[Variable, ...] = ()
+    files: tuple[str, ...] = ()
+    missing_files: tuple[str, ...] = ()
 
 
 class TurnStarted(BaseEvent):
@@ -147,6 +184,7 @@ class RunFinished(BaseEvent):
 
 Event: TypeAlias = Annotated[
     RunStarted
+    | Resumed
     | TurnStarted
     | ModelDelta
     | ModelRestarted

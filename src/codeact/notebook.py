@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from codeact.contracts import DisplayOutput, ErrorOutput, ExecutionResult, Output, StreamOutput
-from codeact.events import ExecutionFinished, ExecutionStarted, ModelReplied, Notice, RunFinished, RunStarted
+from codeact.events import ExecutionFinished, ExecutionStarted, ModelReplied, Notice, Resumed, RunFinished, RunStarted
 from codeact.trajectory import Trajectory
 
 
@@ -46,7 +46,7 @@ def to_notebook(trajectory: Trajectory) -> dict[str, Any]:
             case ExecutionFinished() if code_cell is not None:
                 _fill(code_cell, event.result)
                 code_cell = None
-            case Notice():
+            case Notice() | Resumed():
                 text("> " + event.text.replace("\n", "\n> "))
             case RunFinished() if event.reason != "answered":
                 text(f"*The run ended without an answer ({event.reason}). {event.message}*")

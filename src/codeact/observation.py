@@ -231,8 +231,8 @@ def _notes(result: ExecutionResult) -> list[str]:
 def changes_text(changes: StateChanges, names: int = 10) -> str:
     """One line: ``New: df (DataFrame 406×9), n (int); changed: …; removed: …``, ``names`` of each kind at most."""
     groups = {
-        "new": [_variable(v) for v in changes.added[:names]],
-        "changed": [_variable(v) for v in changes.changed[:names]],
+        "new": [variable_text(v) for v in changes.added[:names]],
+        "changed": [variable_text(v) for v in changes.changed[:names]],
         "removed": [short(name, 32) for name in changes.removed[:names]],
     }
     totals = (len(changes.added), len(changes.changed), len(changes.removed))
@@ -245,7 +245,8 @@ def changes_text(changes: StateChanges, names: int = 10) -> str:
     return line[:1].upper() + line[1:]
 
 
-def _variable(variable: Variable) -> str:
+def variable_text(variable: Variable) -> str:
+    """``df (DataFrame 406×9)``: a name, its type, its shape or length."""
     kind = short(variable.type, 32)
     if variable.shape:
         kind += " " + short("×".join(map(str, variable.shape)), 24)

@@ -19,6 +19,7 @@ from codeact.events import (
     ExecutionStarted,
     ModelReplied,
     Notice,
+    Resumed,
     RunFinished,
     RunStarted,
 )
@@ -95,7 +96,7 @@ def to_html(trajectory: Trajectory) -> str:
                 unrun = None
             case ExecutionFinished():
                 parts.append(_result(event.result))
-            case Notice():
+            case Notice() | Resumed():
                 parts.append(f'<p class="note">{_text(event.text)}</p>')
             case RunFinished():
                 parts.append(_finish(event))

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -79,6 +79,10 @@ class Wish:
             seconds=settings.max_seconds,
             cost=settings.max_cost,
         )
+
+
+Progress = Callable[[str], object]
+"""Shows a line on what goes on, in the place of the one before."""
 
 
 class Reader(Protocol):
@@ -178,8 +182,14 @@ async def model_of(settings: Settings) -> AsyncIterator[Model]:
 
 
 @contextlib.asynccontextmanager
-async def opened(wish: Wish, model: Model, format: str | None, budget: Budget) -> AsyncIterator[Conversation]:
-    """A conversation, and who takes part in it told on stderr."""
+async def opened(
+    wish: Wish,
+    model: Model,
+    format: str | None,
+    budget: Budget,
+    begin: Callable[[Agent, Progress], Conversation] = lambda agent, progress: agent.conversation(),
+) -> AsyncIterator[Conversation]:
+    """A conversation as ``begin`` makes it, and who takes part in it told on stderr."""
     from codeact.models import describe
 
     async with sandbox_of(wish.settings) as sandbox:
@@ -188,8 +198,8 @@ async def opened(wish: Wish, model: Model, format: str | None, budget: Budget) -
             say(f"model: {short(describe(model), 300)} · code runs in: {sandbox.name}{_reach(wish.settings)}", "dim")
         agent = Agent(model, sandbox=sandbox, format=format, budget=budget)
         async with contextlib.AsyncExitStack() as stack:
-            with starting(wish.show != "answer"):
-                conversation = await stack.enter_async_context(agent.conversation())
+            with starting(wish.show != "answer") as progress:
+                conversation = await stack.enter_async_context(begin(agent, progress))
             yield conversation
 
 
@@ -199,11 +209,16 @@ def _reach(settings: Settings) -> str:
     return f" · network: {hosts or 'the host’s'}" if hosts or settings.network == "host" else ""
 
 
-def starting(shown: bool = True) -> contextlib.AbstractContextManager[object]:
-    """A word to whoever waits at a terminal while a sandbox starts."""
-    if not (shown and sys.stderr.isatty()):
-        return contextlib.nullcontext()
-    return console(sys.stderr).status(Text("starting the sandbox …", "dim"))
+@contextlib.contextmanager
+def starting(shown: bool = True) -> Iterator[Progress]:
+    """A word to whoever waits at a terminal while a sandbox starts, and the way to tell more of what goes on."""
+    if not shown:
+        yield lambda text: None
+    elif not sys.stderr.isatty():
+        yield lambda text: say(text, "dim")
+    else:
+        with console(sys.stderr).status(Text("starting the sandbox …", "dim")) as status:
+            yield lambda text: status.update(Text(text, "dim"))
 
 
 async def tell(

@@ -152,7 +152,7 @@ class Screen:
             case events.Observed():
                 if not self._executed:
                     self._line(plain(event.text), "dim")
-            case events.Notice():
+            case events.Notice() | events.Resumed():
                 self._line(plain(event.text), "yellow")
             case events.RunFinished():
                 self._finished(event)

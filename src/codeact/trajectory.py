@@ -6,6 +6,7 @@ live kinds left out. A reader that meets a version or a kind of event that it do
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -51,9 +52,9 @@ class Trajectory(Value):
 class TrajectoryWriter:
     """Writes a trajectory, each event at once, so that a kill of this process loses none that ``write`` returned from.
 
-    An existing trajectory is replaced; any other file that is not empty is left alone. Raises UsageError when the file
-    cannot be written, before anything ran. ``facts`` go into the header. Not protected: a loss of power (no fsync), and
-    two writers on one path.
+    An existing trajectory is replaced; any other file that is not empty is left alone, and so is one that another
+    writer has open. Raises UsageError when the file cannot be written, before anything ran. ``facts`` go into the
+    header. Not protected: a loss of power (no fsync), and two writers on one path where the file system has no locks.
     """
 
     def __init__(self, path: str | os.PathLike[str], **facts: str) -> None:
@@ -63,6 +64,18 @@ class TrajectoryWriter:
             self._line(Header.model_validate(facts).model_dump_json().encode())
         except TrajectoryError as error:
             raise UsageError(str(error)) from error
+
+    @classmethod
+    def reopen(cls, path: str | os.PathLike[str]) -> tuple[TrajectoryWriter, Trajectory]:
+        """Go on writing after the events that a trajectory holds, and what it holds. A torn last line is cut off.
+
+        Raises UsageError where it cannot be read and written or another writer has it open, TrajectoryError as
+        ``load`` does.
+        """
+        writer = cls.__new__(cls)
+        writer.path = Path(path)
+        writer._file, found = _open_again(writer.path)
+        return writer, found
 
     def write(self, event: Event) -> None:
         """Append an event; live ones are skipped. Raises TrajectoryError where the disk refuses it."""
@@ -111,12 +124,16 @@ def load(path: str | os.PathLike[str]) -> Trajectory:
     """Read a trajectory. Raises UsageError where no file can be read, TrajectoryError naming the line otherwise."""
     path = Path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(f"{path} is not a file: name a trajectory (.jsonl)")
+        _refuse_special(path)
         with path.open("rb") as file:
             return _read(file, path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _refuse_special(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UsageError(f"{path} is not a file: name a trajectory (.jsonl)")
 
 
 def _read(file: IO[bytes], path: Path) -> Trajectory:
@@ -177,10 +194,56 @@ def _open_new(path: Path) -> FileIO:
             _refuse_foreign(path)
         elif not stat.S_ISCHR(mode):
             raise UsageError(f"{path} is not a file: name another to save the trajectory in")
-        return path.open("wb", buffering=0)
+        file = path.open("ab", buffering=0)
+        if stat.S_ISREG(mode):
+            _lock(file, path)
+            file.truncate(0)
+        return file
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"the trajectory cannot be saved in {path}: {reason}") from error
+
+
+def _open_again(path: Path) -> tuple[FileIO, Trajectory]:
+    """The file, open behind its last whole line, and what it holds."""
+    try:
+        _refuse_special(path)
+        file = path.open("r+b", buffering=0)
+        try:
+            _lock(file, path)
+            with path.open("rb") as reader:
+                found = _read(reader, path)
+            _end_line(file, found.torn)
+        except BaseException:
+            file.close()
+            raise
+    except OSError as error:
+        raise UsageError(f"{path} cannot be gone on with: {error.strerror or error}") from error
+    return file, found
+
+
+def _end_line(file: FileIO, torn: bool) -> None:
+    """Go to the end of the file, which becomes that of a line: what is torn of the last one is cut off."""
+    end = file.seek(0, os.SEEK_END)
+    start = max(0, end - MAX_LINE - 1)
+    file.seek(start)
+    tail = file.readall()
+    if not tail.endswith(b"\n") and torn:
+        file.truncate(start + tail.rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
+    if not tail.endswith(b"\n") and not torn:
+        file.write(b"\n")
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    """Keep other writers away until the file is closed, where the file system has locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UsageError(f"{path} is being written by another run: end that one, or name another file") from error
+    except OSError:
+        pass
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+import os
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from pathlib import Path
 
 from codeact import sync
 from codeact.agent.conversation import Check, Conversation
 from codeact.agent.options import Options
+from codeact.agent.resume import ResumedConversation, Skip, Watch
 from codeact.events import Event
 from codeact.results import BestOf, RunResult
+from codeact.trajectory import Trajectory
 
 
 class Agent(Options):
@@ -24,6 +27,26 @@ class Agent(Options):
     def conversation(self) -> Conversation:
         """A conversation whose kernel and history live from message to message: ``async with`` it."""
         return Conversation(self)
+
+    def resume(
+        self,
+        recording: Trajectory | str | os.PathLike[str] | Iterable[Event],
+        *,
+        skip: Skip = (),
+        files: Sequence[str | Path] = (),
+        watch: Watch | None = None,
+    ) -> ResumedConversation:
+        """A recorded conversation that goes on: ``async with`` it, and its code is run again in a fresh session first.
+
+        Host tools answer from the recording meanwhile. Cells with the line ``# codeact: outside effects`` are left out,
+        and those that ``skip`` names or says yes to; each of the others has the time limit. ``files`` stand in for
+        recorded ones of the same name that are gone or changed. ``watch(cell, cells)`` is called before each cell.
+        ``resumed`` of the conversation then tells what came back, and the model reads it with the next message.
+
+        Raises UsageError and TrajectoryError for a recording that cannot be resumed; entering raises as
+        ``conversation`` does. Not repeated and not compared: what values the names have.
+        """
+        return ResumedConversation(self, recording, skip=skip, files=files, watch=watch)
 
     async def stream(self, task: str, files: Sequence[str | Path] = ()) -> AsyncGenerator[Event]:
         """Solve one task in a fresh session, telling everything as it happens. The last event is RunFinished."""

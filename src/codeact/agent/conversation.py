@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import hashlib
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
@@ -15,13 +16,15 @@ from codeact import events
 from codeact.agent.loop import Run, State
 from codeact.agent.options import Options
 from codeact.context import Context
-from codeact.contracts import Model, Session
+from codeact.contracts import HostTool, Model, Session
 from codeact.errors import UsageError
-from codeact.events import Event
+from codeact.events import Event, GivenFile
 from codeact.formats import format_for_model, get_format
 from codeact.models import open_model
+from codeact.models.replay import ReplayModel
 from codeact.results import BestOf, RunResult
 from codeact.sandbox import Sandbox as open_sandbox
+from codeact.tools import Recording
 
 T = TypeVar("T")
 
@@ -43,11 +46,11 @@ class Conversation(State):
             self.model = agent.model if isinstance(agent.model, Model) else await open_model(agent.model)
             if self.model is not agent.model:
                 stack.push_async_callback(self.model.close)
-            self.format = get_format(agent.format or format_for_model(self.model.name))
+            self.format = get_format(agent.format or self._spoken() or format_for_model(self.model.name))
             self.sandbox = open_sandbox(agent.sandbox) if isinstance(agent.sandbox, str) else agent.sandbox
             if self.sandbox is not agent.sandbox:
                 stack.push_async_callback(self.sandbox.close)
-            self.session = await self.sandbox.session(tools=agent.tools)
+            self.session = await self.sandbox.session(tools=self._tools())
             stack.push_async_callback(self.session.close)
             self.context = Context(
                 self.format, self.model.context_window, max_images=4 if self.model.accepts_images else 0
@@ -59,6 +62,19 @@ class Conversation(State):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    def _spoken(self) -> str | None:
+        """The action format of the history, None where there is none."""
+        starts = (event.format for event in reversed(self.events) if isinstance(event, events.RunStarted))
+        return next(starts, None)
+
+    def _tools(self) -> tuple[HostTool, ...]:
+        """The tools that the code can call. A recorded model comes with the recorded results of the agent's tools."""
+        calls = self.model.calls if isinstance(self.model, ReplayModel) else None
+        if calls is None:
+            return self.agent.tools
+        had = sum(isinstance(event, events.ToolCalled) for event in self.events)
+        return Recording(calls, self.agent.tools, skip=had).tools
 
     def cancel(self) -> None:
         """End the run that is under way: stops the model's stream, interrupts the code. Its last event tells so."""
@@ -81,9 +97,9 @@ class Conversation(State):
             raise UsageError("the task is empty: say what is to be done")
         run = Run(self)
         self.cancelled = False
-        names = await self._put_files(files)
+        given = await self._put_files(files)
         try:
-            async with contextlib.aclosing(run.play(message, names)) as told:
+            async with contextlib.aclosing(run.play(message, given)) as told:
                 async for event in told:
                     if not isinstance(event, events.LIVE):
                         self.events.append(event)
@@ -130,20 +146,23 @@ class Conversation(State):
     async def _collect(self, message: str, files: Sequence[str | Path]) -> RunResult:
         return RunResult.of([event async for event in self.send(message, files)])
 
-    async def _put_files(self, files: Sequence[str | Path]) -> tuple[str, ...]:
-        names: list[str] = []
+    async def _put_files(self, files: Sequence[str | Path]) -> tuple[GivenFile, ...]:
+        given: list[GivenFile] = []
         for path in map(Path, files):
-            if path.name in names:
+            if any(file.name == path.name for file in given):
                 raise UsageError(f"two files are called {path.name}; rename one")
             if path.exists() and not path.is_file():
                 raise UsageError(f"{path} is not a plain file")
             try:
                 with path.open("rb") as file:
+                    digest = await asyncio.to_thread(hashlib.file_digest, file, "sha256")
+                    size = file.tell()
+                    file.seek(0)
                     await self.session.put(path.name, file)
             except OSError as error:
                 raise UsageError(f"cannot read the file {path}: {error.strerror}") from error
-            names.append(path.name)
-        return tuple(names)
+            given.append(GivenFile(name=path.name, path=str(path.absolute()), size=size, sha256=digest.hexdigest()))
+        return tuple(given)
 
 
 async def _together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

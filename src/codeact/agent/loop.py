@@ -62,12 +62,13 @@ class Run:
         self.errors: list[tuple[str, str]] = []
         self.reply: Reply | None = None
 
-    async def play(self, task: str, files: tuple[str, ...]) -> AsyncGenerator[Event]:
+    async def play(self, task: str, given: tuple[events.GivenFile, ...]) -> AsyncGenerator[Event]:
         of, meter = self.of, self.meter
         environment = "\n".join(t for t in (of.session.description, of.agent.instructions) if t)
         yield events.RunStarted(
             task=task,
-            files=files,
+            files=tuple(file.name for file in given),
+            given=given,
             model=of.model.name,
             format=of.format.name,
             sandbox=of.sandbox.name,

@@ -19,7 +19,7 @@ from codeact.contracts import (
     UsageReport,
 )
 from codeact.errors import ReplayDeparted
-from codeact.events import Event, ModelReplied, Observed, RunStarted
+from codeact.events import Event, ModelReplied, Observed, RunStarted, ToolCalled
 from codeact.models.estimate import estimate_usage
 
 
@@ -40,6 +40,7 @@ class ReplayModel:
     repeat recorded replies word for word (surrounding space aside); of raw texts only their number is compared, since
     the action format decides what of them stays. ``strict`` also compares what the model reads before each reply
     (the task, the observation) where the recording knows it; it fails on anything that varies, such as durations.
+    ``calls``: the calls of host tools that a recording holds, which answer in their place; None where there is none.
     """
 
     def __init__(self, replies: Sequence[str | Reply], name: str = "replay", *, strict: bool = False) -> None:
@@ -47,12 +48,14 @@ class ReplayModel:
         self.accepts_images = True
         self.context_window: int | None = None
         self.strict = strict
+        self.calls: tuple[ToolCalled, ...] | None = None
         self._turns = tuple(_Turn(r) if isinstance(r, str) else _Turn(r.text, r) for r in replies)
 
     @classmethod
     def from_events(cls, events: Iterable[Event], *, strict: bool = False) -> ReplayModel:
         """The model of a recorded conversation, of one run or of several that follow each other."""
         turns: list[_Turn] = []
+        calls: list[ToolCalled] = []
         seen: str | None = None
         name = "replay"
         for event in events:
@@ -61,11 +64,13 @@ class ReplayModel:
                 name = f"replay of {event.model}" if event.model else name
             elif isinstance(event, Observed):
                 seen = event.text
+            elif isinstance(event, ToolCalled):
+                calls.append(event)
             elif isinstance(event, ModelReplied):
                 turns.append(_Turn(event.reply.text, event.reply, event.usage, seen))
                 seen = None
         model = cls((), name, strict=strict)
-        model._turns = tuple(turns)
+        model._turns, model.calls = tuple(turns), tuple(calls)
         return model
 
     @property

@@ -17,7 +17,15 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import IO, Any, Self
 
-from codeact.contracts import ExecutionResult, ExecutionStatus, FileInfo, HostTool, Output, Variable
+from codeact.contracts import (
+    OUTSIDE_EFFECTS,
+    ExecutionResult,
+    ExecutionStatus,
+    FileInfo,
+    HostTool,
+    Output,
+    Variable,
+)
 from codeact.errors import KernelStartError, SandboxError, SessionClosed, ToolError, UsageError
 from codeact.sandbox.channels import Channels, language_of, load, variables_of
 from codeact.sandbox.execution import STOP_GRACE, UNHEARD_GRACE, Execution
@@ -140,6 +148,11 @@ class KernelSession(ABC):
             f"there, and files that you save there reach the user. {self.network}",
             f"One piece of code may run for {limits.timeout:g} seconds and use {limits.memory >> 20} MiB of memory.",
         ]
+        if self.network != KernelSession.network:
+            lines.append(
+                f"Begin code that changes something elsewhere (sends, posts, buys) with the line `{OUTSIDE_EFFECTS}`: "
+                "it is not run again when this conversation is resumed."
+            )
         if self.tools:
             listed = "\n".join(f"- {tool.description}" for tool in self.tools.values())
             lines.append(f"These functions are defined and run outside of the notebook; call them directly:\n{listed}")
