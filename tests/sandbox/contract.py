@@ -18,7 +18,16 @@ from typing import Any
 
 import pytest
 
-from codeact.contracts import DisplayOutput, ExecutionResult, HostTool, Output, Sandbox, Session, StreamOutput
+from codeact.contracts import (
+    DisplayOutput,
+    ErrorOutput,
+    ExecutionResult,
+    HostTool,
+    Output,
+    Sandbox,
+    Session,
+    StreamOutput,
+)
 from codeact.errors import FileTransferError, SessionClosed, ToolError, UsageError
 from tests.sandbox.processes import marked, until
 
@@ -58,7 +67,7 @@ async def begun(session: Session, code: str, timeout: float | None = None) -> tu
     items = session.execute(code, timeout=timeout)
     seen: list[Output] = []
     async for item in items:
-        assert not isinstance(item, ExecutionResult), item
+        assert isinstance(item, StreamOutput | DisplayOutput | ErrorOutput), item
         seen.append(item)
         if "begun" in "".join(o.text for o in seen if isinstance(o, StreamOutput)):
             break
