@@ -279,7 +279,7 @@ async def test_calls_past_the_stubs(session: Session) -> None:
     forged = '{"tool": "add", "arguments": {"a": ' + "[" * 900 + "]" * 900 + "}}"
     assert "nested too deeply" in await value(session, f"{past}({forged!r})")
     marked = '{"tool": "shapes", "arguments": {"text": {"$codeact": "pickle", "base64": "gASVAA=="}}}'
-    assert "unknown kind 'pickle'" in await value(session, f"{past}({marked!r})")
+    assert "a value of the unknown kind" in await value(session, f"{past}({marked!r})")
     assert await value(session, "add(1)") == "3"
 
 
