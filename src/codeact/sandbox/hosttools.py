@@ -264,7 +264,7 @@ class Calls:
         if self._patience <= 0:
             message = f"{tool.name} needs a person's approval, and there is nobody to ask here"
             raise ToolError(message, "refused")
-        shown = {**getattr(tool, "defaults", {}), **call.arguments}
+        shown = call.arguments | {k: v for k, v in getattr(tool, "defaults", {}).items() if k not in call.arguments}
         answer = await self._ask(call, Question(id=call.id, kind="approval", tool=tool.name, arguments=shown))
         if answer is None:
             message = f"nobody decided within {self._patience:g} seconds whether {tool.name} may be called"

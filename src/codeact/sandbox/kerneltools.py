@@ -239,7 +239,8 @@ class Tools:
 
 def _score(asked: list[str], name: str, entry: dict[str, str]) -> int:
     names, others = name.lower(), f"{entry['group']} {entry['description']} {entry['text']}".lower()
-    return sum(10 * (word == names) + 4 * (word in names) + (word in others) for word in asked)
+    words = set(re.findall(r"\w+", names.replace("_", " ")))
+    return sum(8 * (word in words) + 4 * (word in names) + (word in others) for word in asked)
 
 
 def offer(namespace: dict[str, Any], listed: list[dict[str, str]]) -> None:
