@@ -265,10 +265,10 @@ async def test_exec_at_a_terminal_asks_for_input(tmp_path: Path, env: dict[str, 
         screen.expect(r"The code asks: name\?")
         screen.type("Ann\r")
         screen.expect("hello Ann")
-        screen.expect(r"The code asks: word\?\s+› ")
+        screen.expect(r"The code asks: word\?\s+›")
         screen.type("hidden\r")
         screen.expect("6")
-        screen.expect(r"The code asks: end\?\s+› ")
+        screen.expect(r"The code asks: end\?\s+›")
         screen.type("\x04")
         screen.expect("EOFError")
         assert finish(screen) == 1

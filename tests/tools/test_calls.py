@@ -315,7 +315,7 @@ async def test_each_of_many_calls_is_decided_on(session: Session) -> None:
     code = "pay.map(['a', 'b', 'c', 'd'], [101, 102, 103, 4], return_exceptions=True)"
     seen = await watched(session, f"[str(x) for x in {code}]", answers)
     assert last(seen).result == "['101 to a', 'the user refused this call of pay: not b', '103 to c', '4 to d']"
-    assert sorted((c.arguments["to"], c.approval) for c in calls(seen)) == [  # type: ignore[type-var]
+    assert sorted((c.arguments["to"], c.approval) for c in calls(seen)) == [
         ("a", "approved"), ("b", "refused"), ("c", "approved"), ("d", ""),
     ]  # fmt: skip
 
@@ -455,7 +455,7 @@ async def test_names_that_cannot_be(sandbox: Sandbox, names: tuple[str, ...], me
 async def test_rules_that_cannot_be() -> None:
     for rules in ({"quota": 0}, {"timeout": 0}, {"timeout": float("nan")}, {"approval": "sometimes"}):
         with pytest.raises(UsageError):
-            tool(**rules)(len)  # type: ignore[call-overload]
+            tool(**rules)(len)
 
 
 # --- sessions -----------------------------------------------------------------------------------------------------
