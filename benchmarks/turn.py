@@ -26,6 +26,7 @@ from typing import Any
 from codeact.agent import Agent
 from codeact.budget import Budget
 from codeact.contracts import (
+    Answer,
     ExecutionResult,
     Finish,
     HostTool,
@@ -69,6 +70,9 @@ class NullModel:
         for chunk in self.end:
             yield chunk
 
+    def answer(self, question: str, answer: Answer) -> bool:
+        return False
+
     async def close(self) -> None: ...
 
 
@@ -83,7 +87,7 @@ class NullSession:
         changes = StateChanges(changed=(Variable(name="total", type="float"),))
         self.result = ExecutionResult(status="ok", outputs=(self.output,), changes=changes)
 
-    async def execute(self, code: str, *, timeout: float | None = None) -> AsyncGenerator[Any]:
+    async def execute(self, code: str, **_: Any) -> AsyncGenerator[Any]:
         yield self.output
         yield self.result
 

@@ -104,3 +104,34 @@ def test_make_knows_the_commands_of_the_readme(target: str) -> None:
     done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert f"make {target}" in (ROOT / "README.md").read_text()
+
+
+TOOL_PROGRAMS = [
+    ("<execute>print(3 * price_of('apple'))</execute>", "1.2", "Done.\n"),
+    ("<execute>print(pay('Ann', 5.0))</execute>", "", ""),
+    (
+        "<execute>print(delete('draft'), input('who? '))\ntry:\n    delete('thesis')\nexcept ToolRefused as error:\n"
+        "    print(error)</execute>",
+        "draft is gone Ann\nthe user refused this call of delete: only drafts may go",
+        "Done.\n",
+    ),
+    (
+        "<execute>delete('thesis')</execute>",
+        "ToolRefused: the user refused this call of delete: keep it",
+        "delete {'name': 'thesis'} refused the user refused this call of delete: keep it\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("number", "program"), list(enumerate(TOOL_PROGRAMS)))
+def test_the_programs_of_the_page_on_tools(tmp_path: Path, number: int, program: tuple[str, str, str]) -> None:
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tools.md").read_text(), re.DOTALL)
+    assert len(found) == len(TOOL_PROGRAMS)
+    action, observed, answer = program
+    path = tmp_path / "program.py"
+    path.write_text(found[number])
+    with ScriptedServer([action, "Done."]) as server:
+        done = run(path, server=server, cwd=tmp_path)
+    assert (done.stdout, done.returncode) == (answer, 0), done.stderr
+    if observed:
+        assert observed in server.requests[1]["messages"][-1]["content"]

@@ -6,7 +6,16 @@ from html.parser import HTMLParser
 import pytest
 
 from codeact.contracts import DisplayOutput, ErrorOutput, ExecutionResult, Image, Reply, StreamOutput
-from codeact.events import Event, ExecutionFinished, ExecutionStarted, ModelReplied, Notice, RunFinished, RunStarted
+from codeact.events import (
+    Event,
+    ExecutionFinished,
+    ExecutionStarted,
+    ModelReplied,
+    Notice,
+    RunFinished,
+    RunStarted,
+    ToolCalled,
+)
 from codeact.page import to_html
 from codeact.trajectory import Header, Trajectory
 from tests.test_raster import picture
@@ -65,6 +74,8 @@ def page_of(*outputs: StreamOutput | DisplayOutput | ErrorOutput, text: str = "t
         RunStarted(task=text, files=(text,)),
         ModelReplied(turn=1, reply=Reply(text="", thought=text, code=text)),
         ExecutionStarted(turn=1, code=text),
+        ToolCalled(turn=1, id=text, tool=text, arguments={text: [text]}, result={text: text}, approval="approved"),
+        ToolCalled(turn=1, id=text, tool=text, error=text),
         ExecutionFinished(turn=1, result=ExecutionResult(status="error", outputs=outputs, notice=text)),
         Notice(text=text),
         ModelReplied(turn=2, reply=Reply(text=text, code=text)),
@@ -158,3 +169,11 @@ def test_a_picture_that_is_none_is_not_inlined() -> None:
     fake = Image(mime="image/png", data=base64.b64encode(b"GIF89a no png").decode())
     html = page_of(DisplayOutput(data={"text/plain": "words instead", "image/png": fake.data}))
     assert "<img" not in html and "words instead" in html
+
+
+def test_calls_of_tools_are_told() -> None:
+    call = ToolCalled(turn=1, id="1", tool="pay", arguments={"to": "<b>Ann</b>"}, result=5, approval="approved")
+    events: list[Event] = [ExecutionStarted(turn=1, code="pay()"), *[call] * 60]
+    events.append(ExecutionFinished(turn=1, result=ExecutionResult(status="ok")))
+    text = Page(to_html(Trajectory(events=tuple(events)))).text
+    assert text.count("pay(to='<b>Ann</b>') (approved by the user) → 5") == 50 and "10 more calls of host tools" in text

@@ -16,6 +16,7 @@ from codeact.contracts import (
     ExecutionResult,
     Image,
     Output,
+    Question,
     Reply,
     StateChanges,
     StreamOutput,
@@ -23,7 +24,7 @@ from codeact.contracts import (
     Variable,
 )
 from codeact.events import Event
-from codeact.screen import SHOWN, Passthrough, SafeText, Screen, coloured, summary
+from codeact.screen import CALLS_SHOWN, SHOWN, Passthrough, SafeText, Screen, coloured, summary
 
 NASTY = (
     "\x1b]0;title\x07\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\\x1b[2J\x1b[1;1H\x9b31mred\x07\x08\x00"
@@ -219,3 +220,43 @@ def test_pictures_are_told_and_kept_where_somebody_wants_them() -> None:
         screen.show(event)
     assert file.getvalue() == "  [image/png, 1×1: at x.png]\n"
     assert [image.data for image in kept] == [png]
+
+
+def call_of(number: int, **more: object) -> Event:
+    told = {
+        "turn": 1,
+        "id": str(number),
+        "tool": "pay",
+        "arguments": {"to": NASTY, "n": number},
+        "duration": 2.0,
+        **more,
+    }
+    return events.ToolCalled.model_validate(told)
+
+
+def test_calls_of_tools_are_shown_and_counted() -> None:
+    calls = [call_of(1, waited=1.5), call_of(2, error=NASTY), call_of(3, error=NASTY, approval="refused")]
+    calls += [call_of(number) for number in range(4, CALLS_SHOWN + 6)]
+    told = run_of(stream("out\n"))
+    shown = show(Tty(), *told[:-1], *calls, told[-1])
+    assert_harmless(shown)
+    assert "n=1) answered after 0.5 s]" in shown and "n=2) failed after 2.0 s]" in shown and "n=3) was refused" in shown
+    assert f"n={CALLS_SHOWN}) answered" in shown and f"n={CALLS_SHOWN + 1})" not in shown
+    assert "[5 more calls of host tools]" in shown
+
+
+def test_questions_are_shown_of_recordings_only() -> None:
+    """While a run is live, who asks shows the question."""
+    questions = [
+        Question(id="1", kind="approval", tool="pay", arguments={"to": NASTY, "text": "x" * 50_000}),
+        Question(id="2", kind="input", prompt=NASTY),
+    ]
+    told = [events.Asked(turn=1, question=question) for question in questions]
+    shown = show(Tty(), *told, tasks=True)
+    assert_harmless(shown)
+    assert (
+        "The code wants to call pay(to='" in shown
+        and "characters are not shown…]" in shown
+        and "The code asks: " in shown
+    )
+    assert show(Tty(), *told) == ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codeact.agent import Agent, Conversation
+    from codeact.asking import ask_at_terminal
     from codeact.budget import Budget
     from codeact.models import open_model
     from codeact.results import BestOf, RunResult
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from codeact.tools import tool
 
 __version__ = "0.1.0"
-__all__ = ["Agent", "BestOf", "Budget", "Conversation", "RunResult", "Sandbox", "open_model", "tool"]
+__all__ = ["Agent", "BestOf", "Budget", "Conversation", "RunResult", "Sandbox", "ask_at_terminal", "open_model", "tool"]
 
 _HOMES = {
     "Agent": "codeact.agent",
@@ -28,6 +29,7 @@ _HOMES = {
     "Conversation": "codeact.agent",
     "RunResult": "codeact.results",
     "Sandbox": "codeact.sandbox",
+    "ask_at_terminal": "codeact.asking",
     "open_model": "codeact.models",
     "tool": "codeact.tools",
 }

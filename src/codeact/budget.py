@@ -30,13 +30,15 @@ class Meter:
         self.usage = Usage()
         self.model_time = 0.0
         self.code_time = 0.0
+        self.waited = 0.0
+        """Seconds in which the code waited for a person: they count for no budget."""
 
     @property
     def seconds_left(self) -> float | None:
         """Wall time that is left, at least 0; None without a limit."""
         if self.budget.seconds is None:
             return None
-        return max(0.0, self.budget.seconds - (time.monotonic() - self.started))
+        return max(0.0, self.budget.seconds + self.waited - (time.monotonic() - self.started))
 
     @property
     def cost(self) -> float | None:

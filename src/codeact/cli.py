@@ -63,6 +63,10 @@ SandboxName: TypeAlias = Annotated[
 Files: TypeAlias = Annotated[
     list[Path] | None, typer.Option("--file", "-f", metavar="FILE", help="Put into the workspace; repeatable.")
 ]
+Tools: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Python whose @tool functions the code may call; run here; repeatable."),
+]
 MaxTurns: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Replies of the model [default: 20].")]
 MaxTokens: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Tokens of the whole run.")]
 MaxSeconds: TypeAlias = Annotated[float | None, typer.Option(metavar="S", help="Seconds of the whole run.")]
@@ -108,6 +112,7 @@ def run(
         str | None, typer.Argument(metavar="TASK", help="What is to be done; -: read it from stdin.")
     ] = None,
     file: Files = None,
+    tools: Tools = None,
     model: ModelName = None,
     base_url: BaseUrl = None,
     format: Format = None,
@@ -135,7 +140,7 @@ def run(
     flags |= dict(max_tokens_total=max_tokens_total, max_seconds=max_seconds, max_cost=max_cost)
     flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net)
     text = _argument_or_stdin(task, 'say what is to be done: codeact run "TASK"')
-    return _wait(lambda: running.solve(_wish(flags, file, save, out, json, quiet), text))
+    return _wait(lambda: running.solve(_wish(flags, file, save, out, json, quiet, tools), text))
 
 
 @app.command(epilog=EXIT_CODES)
@@ -147,6 +152,7 @@ def chat(
         bool, typer.Option("--resume", help="Go on with a conversation: its code is run again first.")
     ] = False,
     file: Files = None,
+    tools: Tools = None,
     model: ModelName = None,
     base_url: BaseUrl = None,
     format: Format = None,
@@ -179,7 +185,7 @@ def chat(
     flags |= dict(max_tokens_total=max_tokens_total, max_seconds=max_seconds, max_cost=max_cost)
     flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net)
     resumed = saved.find(id) if resume else None
-    return _wait(lambda: conversation.chat(_wish(flags, file, save, out, json, quiet), resumed))
+    return _wait(lambda: conversation.chat(_wish(flags, file, save, out, json, quiet, tools), resumed))
 
 
 @app.command(name="exec", epilog=EXIT_CODES)
@@ -349,14 +355,22 @@ def refuse_kernel(connection_file: Annotated[str, typer.Argument(metavar="FILE")
 # --- what the commands share --------------------------------------------------------------------------------------
 
 
-def _wish(flags: Flags, files: list[Path] | None, save: Path | None, out: Path | None, json: bool, quiet: bool) -> Wish:
+def _wish(
+    flags: Flags,
+    files: list[Path] | None,
+    save: Path | None,
+    out: Path | None,
+    json: bool,
+    quiet: bool,
+    tools: list[Path] | None = None,
+) -> Wish:
     from codeact import settings
     from codeact.running import Wish
 
     if json and quiet:
         raise UsageError("--json and --quiet contradict each other: choose one")
     show: Literal["events", "json", "answer"] = "json" if json else "answer" if quiet else "events"
-    return Wish(settings.load(flags).settings, tuple(files or ()), save, out, show)
+    return Wish(settings.load(flags).settings, tuple(files or ()), save, out, show, tuple(tools or ()))
 
 
 def _wait(start: Callable[[], Coroutine[Any, Any, int]]) -> int:

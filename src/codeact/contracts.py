@@ -6,9 +6,10 @@ Nothing here does I/O. All values are frozen and turn into JSON and back (pydant
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import IO, Annotated, Literal, Protocol, TypeAlias, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class Value(BaseModel):
@@ -158,6 +159,53 @@ class ExecutionResult(Value):
     def html(self) -> tuple[str, ...]:
         """Every HTML representation shown, unsanitised."""
         return tuple(o.html for o in self.outputs if isinstance(o, DisplayOutput) and o.html is not None)
+
+
+class HostCall(Value):
+    """The code has called a function of the host, and the call has ended.
+
+    ``arguments`` and ``result`` are JSON values in the form of ``payload``, as they went to and from the kernel;
+    ``error`` is what the code got as an exception instead of a result. ``input()`` is told as a call of ``input``.
+    ``duration`` is in seconds, ``waited`` how many of these a person took to decide. ``approval`` is empty where nobody
+    was asked.
+    """
+
+    type: Literal["call"] = "call"
+    id: str
+    tool: str
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    result: JsonValue = None
+    error: str | None = None
+    duration: float = 0.0
+    waited: float = 0.0
+    approval: Literal["", "approved", "refused"] = ""
+
+
+class Question(Value):
+    """The code waits for a person: to allow a call of ``tool`` with ``arguments``, or to type what ``input()`` asks.
+
+    ``id`` is that of the HostCall that will follow. ``password``: what is typed should not be seen. Untrusted: prompt
+    and arguments come from the sandbox; ``payload.shown`` makes text of arguments that is safe to show.
+    """
+
+    type: Literal["question"] = "question"
+    id: str
+    kind: Literal["approval", "input"]
+    tool: str = ""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    prompt: str = ""
+    password: bool = False
+
+
+class Answer(Value):
+    """What a person says to a Question. ``text``: why a call is refused, or what was typed; None: nothing was."""
+
+    approved: bool = False
+    text: str | None = None
+
+
+Happening: TypeAlias = Output | HostCall | Question | ExecutionResult
+"""What an execution tells."""
 
 
 # --- what goes to a model and comes back --------------------------------------------------------------------------
@@ -338,9 +386,29 @@ class ActionFormat(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ToolRules:
+    """How a host tool may be called.
+
+    ``quota``: calls in one run. ``timeout``: seconds that one call may take, a person's decision not counted.
+    ``approval``: whether a person is asked before each call. ``group``: what the tool is listed under.
+    ``listed``: whether its description may stand in the prompt; it is found by searching in any case.
+    """
+
+    quota: int | None = None
+    timeout: float | None = None
+    approval: Literal["never", "always"] = "never"
+    group: str = ""
+    listed: bool = True
+
+
 @runtime_checkable
 class HostTool(Protocol):
-    """A function of the host that code in the sandbox can call by name."""
+    """A function of the host that code in the sandbox can call by name.
+
+    It may have two attributes besides: ``rules``, a ToolRules; and ``needs_approval(arguments) -> bool``, which decides
+    for one call whether a person is asked (it raises ToolError where the arguments are wrong).
+    """
 
     name: str
     stub: str
@@ -349,7 +417,10 @@ class HostTool(Protocol):
     """Signature and purpose in a line or two, for the model."""
 
     def call(self, arguments: dict[str, object]) -> object:
-        """Run it. ``arguments`` and the result are JSON values; may return an awaitable. Raises ToolError."""
+        """Run it. ``arguments`` and the result are JSON values in the form of ``payload``; may return an awaitable.
+
+        Raises ToolError.
+        """
         ...
 
 
@@ -379,16 +450,25 @@ class Session(Protocol):
     @property
     def description(self) -> str: ...
 
-    def execute(self, code: str, *, timeout: float | None = None) -> AsyncIterator[Output | ExecutionResult]:
-        """Run code. Yields outputs while it runs and, last, exactly one ExecutionResult.
+    def execute(
+        self, code: str, *, timeout: float | None = None, ask: float = 0, run: str = ""
+    ) -> AsyncIterator[Happening]:
+        """Run code. Yields outputs, questions and calls of host tools while it runs and, last, one ExecutionResult.
 
-        ``timeout`` in seconds (None: the session's own limit). Closing the iterator early interrupts the code.
+        ``timeout`` in seconds (None: the session's own limit), in which the time that a person takes for an answer is
+        not counted. ``ask``: how many seconds somebody has for each answer; 0: nobody answers, so that questions are
+        refused at once. ``run``: a name; the quotas of tools are counted anew when it changes, or for each execution
+        where it is empty. Closing the iterator early interrupts the code.
         Raises ``SandboxError`` where the sandbox itself failed, never for what the code did.
         """
         ...
 
     async def run(self, code: str, *, timeout: float | None = None) -> ExecutionResult:
         """Run code and wait for its result."""
+        ...
+
+    def answer(self, question: str, answer: Answer) -> bool:
+        """Answer the Question with that id. False where it is not open (any more)."""
         ...
 
     async def interrupt(self) -> None:

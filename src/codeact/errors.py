@@ -87,4 +87,13 @@ class FileTransferError(SandboxError):
 
 
 class ToolError(CodeActError):
-    """A host tool refused or failed. The code in the sandbox sees this message as an exception."""
+    """A host tool refused or failed. The code in the sandbox sees this message as an exception.
+
+    ``kind`` says which: ``arguments``, ``refused``, ``quota``, ``timeout``, or ``failed`` for all else. ``type_name``
+    is the type of the tool's own exception, where it raised one.
+    """
+
+    def __init__(self, message: str, kind: str = "failed", type_name: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.type_name = type_name

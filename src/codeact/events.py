@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, JsonValue, TypeAdapter
 
-from codeact.contracts import ExecutionResult, Image, Output, Reply, Usage, Value, Variable
+from codeact.contracts import ExecutionResult, Image, Output, Question, Reply, Usage, Value, Variable
 
 
 class BaseEvent(Value):
@@ -120,7 +120,8 @@ class ToolCalled(BaseEvent):
     """The running code has called a function of the host, and the call has ended.
 
     ``arguments`` and ``result`` are JSON values as they went to and from the kernel; ``error`` is what the code got as
-    an exception instead of a result. ``duration`` in seconds.
+    an exception instead of a result. They have the form of ``payload``. ``duration`` in seconds, of which a person took
+    ``waited`` to decide; ``approval`` is empty where nobody was asked. ``input()`` is told as a call of ``input``.
     """
 
     type: Literal["tool_called"] = "tool_called"
@@ -131,6 +132,16 @@ class ToolCalled(BaseEvent):
     result: JsonValue = None
     error: str | None = None
     duration: float = 0.0
+    waited: float = 0.0
+    approval: Literal["", "approved", "refused"] = ""
+
+
+class Asked(BaseEvent):
+    """The running code waits for a person; see ``contracts.Question``. The ToolCalled of the same id ends it."""
+
+    type: Literal["asked"] = "asked"
+    turn: int
+    question: Question
 
 
 class ExecutionFinished(BaseEvent):
@@ -192,6 +203,7 @@ Event: TypeAlias = Annotated[
     | ExecutionStarted
     | ExecutionOutput
     | ToolCalled
+    | Asked
     | ExecutionFinished
     | Observed
     | Notice

@@ -22,8 +22,10 @@ from codeact.events import (
     Resumed,
     RunFinished,
     RunStarted,
+    ToolCalled,
 )
 from codeact.observation import changes_text
+from codeact.payload import call_text, shown
 from codeact.plaintext import plain, short, shorten
 from codeact.tracebacks import error_text
 from codeact.trajectory import Trajectory
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 _TEXT = 200_000
 """Characters of one output that the page shows."""
+
+_CALLS = 50
+"""Calls of host tools of one execution that the page shows."""
 
 _TABLE_TAGS = {
     "table",
@@ -75,6 +80,7 @@ def to_html(trajectory: Trajectory) -> str:
     """The page as text. Pictures are inlined where their bytes are what they claim: PNG, JPEG, GIF, WebP; never SVG."""
     parts: list[str] = []
     unrun: str | None = None
+    calls = 0
     markdown = _markdown()
     title = "Conversation"
     for event in trajectory.events:
@@ -93,8 +99,14 @@ def to_html(trajectory: Trajectory) -> str:
                 unrun = reply.code
             case ExecutionStarted():
                 parts.append(_code(event.code, "Python"))
-                unrun = None
+                unrun, calls = None, 0
+            case ToolCalled():
+                calls += 1
+                if calls <= _CALLS:
+                    parts.append(_call(event))
             case ExecutionFinished():
+                if calls > _CALLS:
+                    parts.append(f'<p class="note">{calls - _CALLS:,} more calls of host tools</p>')
                 parts.append(_result(event.result))
             case Notice() | Resumed():
                 parts.append(f'<p class="note">{_text(event.text)}</p>')
@@ -179,6 +191,14 @@ def _result(result: ExecutionResult) -> str:
         said.append(line)
     parts += [f'<p class="note">{_text(text)}</p>' for text in said]
     return f'<div class="output">{"".join(parts)}</div>' if parts else ""
+
+
+def _call(event: ToolCalled) -> str:
+    """A call of a host tool, in one line."""
+    outcome = f"failed: {short(event.error, 500)}" if event.error is not None else shown(event.result, 500)
+    decided = f" ({event.approval} by the user)" if event.approval else ""
+    text = f"{call_text(event.tool, event.arguments, 500)}{decided} → {outcome}"
+    return f'<p class="note">{_text(text)}</p>'
 
 
 def _pre(text: str, name: str) -> str:

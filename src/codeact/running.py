@@ -16,10 +16,11 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 from rich.text import Text
 
-from codeact import events
+from codeact import asking, events
 from codeact.agent import Agent, Conversation
+from codeact.agent.person import Person
 from codeact.budget import Budget
-from codeact.contracts import ExecutionResult, Model, Sandbox, Session
+from codeact.contracts import ExecutionResult, HostCall, HostTool, Model, Question, Sandbox, Session
 from codeact.errors import SandboxError, UsageError
 from codeact.events import Event
 from codeact.interrupts import Interrupts
@@ -55,6 +56,7 @@ NO_BOUNDARY = (
 class Wish:
     """What a run is to do besides its task: ``files`` to put in, where to ``save`` the events and what the code made.
 
+    ``tools`` are Python files whose ``@tool`` functions the code may call; they are run here.
     ``show``: ``events`` for people, ``json`` lines, or only the ``answer``. Paths are checked when it is made; raises
     UsageError.
     """
@@ -64,11 +66,14 @@ class Wish:
     save: Path | None = None
     out: Path | None = None
     show: Literal["events", "json", "answer"] = "events"
+    tools: Sequence[Path] = ()
     outbox: Outbox = field(init=False)
+    host: tuple[HostTool, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         check_files(self.files)
         check_names(self.settings)
+        object.__setattr__(self, "host", tools_of(self.tools))
         object.__setattr__(self, "outbox", Outbox(self.out, reserved=[self.save] if self.save else []))
 
     def budget(self) -> Budget:
@@ -143,6 +148,25 @@ def check_files(files: Sequence[Path]) -> None:
             raise UsageError(f"the file {path} cannot be read: {error.strerror}") from error
 
 
+def tools_of(files: Sequence[Path]) -> tuple[HostTool, ...]:
+    """The ``@tool`` functions of these files. They are run as ordinary programs of yours. Raises UsageError."""
+    import runpy
+
+    found: list[HostTool] = []
+    check_files(files)
+    for path in files:
+        try:
+            names = runpy.run_path(str(path), run_name="codeact_tools")
+        except Exception as error:
+            reason = short(f"{type(error).__name__}: {error}", 300)
+            raise UsageError(f"the tools in {path} cannot be loaded: {reason}") from error
+        here = [value for value in names.values() if isinstance(value, HostTool) and not isinstance(value, type)]
+        if not here:
+            raise UsageError(f"{path} defines no tool: put @tool (from codeact import tool) over its functions")
+        found += here
+    return tuple(found)
+
+
 def check_names(settings: Settings) -> None:
     """Raises UsageError for a sandbox, a network or an action format that cannot be, before anything is started."""
     from codeact.formats import get_format
@@ -196,7 +220,10 @@ async def opened(
         warn_of(sandbox)
         if wish.show != "answer":
             say(f"model: {short(describe(model), 300)} · code runs in: {sandbox.name}{_reach(wish.settings)}", "dim")
-        agent = Agent(model, sandbox=sandbox, format=format, budget=budget)
+        ask = asking.ask_at_terminal if wish.show == "events" and asking.somebody() else None
+        agent = Agent(
+            model, sandbox=sandbox, format=format, budget=budget, tools=wish.host, ask=ask, ask_limit=asking.PATIENCE
+        )
         async with contextlib.AsyncExitStack() as stack:
             with starting(wish.show != "answer") as progress:
                 conversation = await stack.enter_async_context(begin(agent, progress))
@@ -365,14 +392,25 @@ async def _show_execution(wish: Wish, session: Session, code: str) -> ExecutionR
     as_json = wish.show == "json"
     shown = Passthrough(sys.stdout, sys.stderr, wish.outbox.keep_image)
     result: ExecutionResult | None = None
-    stream = session.execute(code)
+    asker = asking.ask_at_terminal if asking.somebody() and not as_json else None
+    person = Person(asker, asking.PATIENCE, session.answer)
+    stream = session.execute(code, ask=person.patience)
     try:
         async for item in stream:
-            if isinstance(item, ExecutionResult):
-                result = item
-            elif not as_json:
-                shown.show(item)
+            match item:
+                case ExecutionResult():
+                    result = item
+                case Question():
+                    shown.end_line()
+                    person.ask(item)
+                case HostCall():
+                    person.answered(item.id)
+                case _ if not as_json:
+                    shown.show(item)
+                case _:
+                    pass
     finally:
+        await person.leave()
         if isinstance(stream, AsyncGenerator):
             await stream.aclose()
     if result is None:

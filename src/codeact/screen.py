@@ -15,14 +15,27 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from codeact import events, raster
-from codeact.contracts import DisplayOutput, ErrorOutput, ExecutionResult, Image, Output, Reply, StreamOutput
+from codeact.contracts import (
+    DisplayOutput,
+    ErrorOutput,
+    ExecutionResult,
+    Image,
+    Output,
+    Question,
+    Reply,
+    StreamOutput,
+)
 from codeact.events import Event
 from codeact.observation import changes_text
+from codeact.payload import call_text
 from codeact.plaintext import plain, short, shorten, strip_ansi
 from codeact.tracebacks import error_text
 
 SHOWN = 20_000
 """Characters of output of one execution that a screen shows."""
+
+CALLS_SHOWN = 20
+"""Calls of host tools of one execution that a screen shows."""
 
 _HELD = 4096
 _UNFINISHED = re.compile(r"(?:\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b\n]*\x1b?|[ -/]*)|\x9b[0-?]*[ -/]*)\Z")
@@ -117,6 +130,7 @@ class Screen:
         self._room = SHOWN
         self._unshown = 0
         self._waiting = ""
+        self._calls = 0
         self._executed = self._heard = False
 
     def show(self, event: Event) -> None:
@@ -145,8 +159,11 @@ class Screen:
                 self._heard = True
                 self._output(event.output)
             case events.ToolCalled():
-                outcome = "failed" if event.error is not None else "answered"
-                self._line(f"[the tool {short(event.tool, 100)} {outcome} after {event.duration:.1f} s]", "dim")
+                self._call(event)
+            case events.Asked():
+                self._end_streams()  # who asks now shows the question as well
+                if self.tasks:
+                    self._line(asked(event.question), "yellow")
             case events.ExecutionFinished():
                 self._result(event.result)
             case events.Observed():
@@ -243,6 +260,17 @@ class Screen:
             case _:
                 assert_never(output)
 
+    def _call(self, call: events.ToolCalled) -> None:
+        self._calls += 1
+        if call.tool == "input" or self._calls > CALLS_SHOWN:
+            return
+        outcome = "failed" if call.error is not None else "answered"
+        if call.approval == "refused":
+            outcome = "was refused"
+        self._end_streams()
+        text = call_text(call.tool, call.arguments, 60)
+        self._line(f"[{text} {outcome} after {call.duration - call.waited:.1f} s]", "dim", "  ")
+
     def _stream(self, output: StreamOutput) -> None:
         text = output.text[: self._room]
         self._room -= len(text)
@@ -266,6 +294,8 @@ class Screen:
         self._newline()
 
     def _result(self, result: ExecutionResult) -> None:
+        if self._calls > CALLS_SHOWN:
+            self._line(f"[{self._calls - CALLS_SHOWN:,} more calls of host tools]", "dim", "  ")
         if not self._heard:
             for output in result.outputs:
                 self._output(output)
@@ -283,6 +313,13 @@ class Screen:
     def _finished(self, end: events.RunFinished) -> None:
         self._end_streams()
         self._line(summary(end), "dim")
+
+
+def asked(question: Question) -> str:
+    """What the code asks a person, in one line. A call is shown with all of its arguments."""
+    if question.kind == "approval":
+        return f"The code wants to call {call_text(question.tool, question.arguments, 4000)}"
+    return f"The code asks: {short(plain(question.prompt[:4000]), 2000)}"
 
 
 def summary(end: events.RunFinished) -> str:
@@ -328,6 +365,12 @@ class Passthrough:
     def line(self, name: str, text: str) -> None:
         """Write a line of untrusted text of its own."""
         self.write(name, f"{self._line_end(name)}{text.removesuffix(chr(10))}\n")
+
+    def end_line(self) -> None:
+        """Somebody else writes to the terminal next."""
+        for name, file in self._files.items():
+            if file.isatty() and self._line_end(name):
+                self.write(name, "\n")
 
     def _line_end(self, name: str) -> str:
         """What has to be written for a line of its own."""

@@ -18,7 +18,20 @@ from typing import Any
 
 import pytest
 
-from codeact.contracts import DisplayOutput, ExecutionResult, HostTool, Output, Sandbox, Session, StreamOutput
+from codeact.contracts import (
+    Answer,
+    DisplayOutput,
+    ErrorOutput,
+    ExecutionResult,
+    HostCall,
+    HostTool,
+    Output,
+    Question,
+    Sandbox,
+    Session,
+    StreamOutput,
+    ToolRules,
+)
 from codeact.errors import FileTransferError, SessionClosed, ToolError, UsageError
 from tests.sandbox.processes import marked, until
 
@@ -43,8 +56,9 @@ STOPPABLE = {
 class Tool:
     """A host tool that runs a given function on the arguments."""
 
-    def __init__(self, name: str, function: Any) -> None:
+    def __init__(self, name: str, function: Any, rules: ToolRules | None = None) -> None:
         self.name = self.description = name
+        self.rules = rules or ToolRules()
         self.stub = (
             f"def {name}(**arguments):\n"
             "    from codeact.sandbox.kernelapp import call_host\n"
@@ -58,7 +72,7 @@ async def begun(session: Session, code: str, timeout: float | None = None) -> tu
     items = session.execute(code, timeout=timeout)
     seen: list[Output] = []
     async for item in items:
-        assert not isinstance(item, ExecutionResult), item
+        assert isinstance(item, StreamOutput | DisplayOutput | ErrorOutput), item
         seen.append(item)
         if "begun" in "".join(o.text for o in seen if isinstance(o, StreamOutput)):
             break
@@ -456,6 +470,117 @@ threading.Thread(target=late).start()"""
             assert (await session.run("kept")).result == "1"
         finally:
             await session.close()
+
+    async def test_every_call_is_told_between_the_outputs(self, sandbox: Sandbox) -> None:
+        def fails(arguments: dict[str, object]) -> object:
+            raise ToolError("no such city")
+
+        session = await sandbox.session(tools=[Tool("add", lambda a: a["a"] + a["b"]), Tool("fails", fails)])
+        try:
+            code = "print('before')\nadd(a=1, b=2)\ntry: fails(x=1)\nexcept ToolFailed: pass\nprint('after')"
+            seen = [item async for item in session.execute(code)]
+            first, second = [item for item in seen if isinstance(item, HostCall)]
+            assert (first.tool, first.arguments, first.result, first.error) == ("add", {"a": 1, "b": 2}, 3, None)
+            assert (second.tool, second.result, second.error) == ("fails", None, "no such city")
+            assert first.id != second.id and 0 <= first.duration < 30 and first.approval == ""
+            assert isinstance(seen[-1], ExecutionResult) and seen[-1].status == "ok"
+            after = next(n for n, i in enumerate(seen) if isinstance(i, StreamOutput) and "after" in i.text)
+            assert seen.index(second) < after
+        finally:
+            await session.close()
+
+    async def test_many_calls_run_at_once_and_answer_in_order(self, sandbox: Sandbox) -> None:
+        together = asyncio.Barrier(5)
+
+        async def met(arguments: dict[str, object]) -> object:
+            await asyncio.wait_for(together.wait(), 30)
+            return arguments["n"]
+
+        def odd(arguments: dict[str, object]) -> object:
+            if arguments["n"] == 3:
+                raise ToolError("three is refused")
+            return arguments["n"]
+
+        session = await sandbox.session(tools=[Tool("met", met), Tool("odd", odd)])
+        try:
+            many = "from codeact.sandbox.kerneltools import call_many\ncall_many"
+            assert (await session.run(f"{many}('met', [{{'n': n}} for n in range(5)])")).result == "[0, 1, 2, 3, 4]"
+            calls = "call_many('odd', [{'n': n} for n in range(200)]"
+            error = (await session.run(f"{calls})")).error
+            assert error is not None and error.message == "three is refused"
+            told = await session.run(f"found = {calls}, True)\nstr(found[3]), found[:3], len(found), sum(found[4:])")
+            assert told.result == f"('three is refused', [0, 1, 2], 200, {sum(range(4, 200))})"
+        finally:
+            await session.close()
+
+    async def test_a_call_waits_for_a_person(self, sandbox: Sandbox) -> None:
+        paid: list[object] = []
+
+        def pay(arguments: dict[str, object]) -> object:
+            paid.append(arguments["sum"])
+            return "paid"
+
+        session = await sandbox.session(tools=[Tool("pay", pay, ToolRules(approval="always"))])
+        try:
+            error = (await session.run("pay(sum=1)")).error
+            assert error is not None and error.name == "ToolRefused" and "nobody to ask" in error.message
+            refused = "try: pay(sum=3)\nexcept ToolRefused as e: told = str(e)\n"
+            seen = []
+            async for item in session.execute(f"first = pay(sum=2)\n{refused}print(first, told)", ask=60):
+                seen.append(item)
+                if isinstance(item, Question):
+                    assert (item.kind, item.tool) == ("approval", "pay") and not session.answer("forged", Answer())
+                    allowed = item.arguments == {"sum": 2}
+                    assert session.answer(item.id, Answer(approved=allowed, text="too much"))
+                    assert not session.answer(item.id, Answer(approved=True)), "answered already"
+            result = seen[-1]
+            assert isinstance(result, ExecutionResult)
+            assert result.stdout == "paid the user refused this call of pay: too much\n"
+            calls = [item for item in seen if isinstance(item, HostCall)]
+            assert [c.approval for c in calls] == ["approved", "refused"] and paid == [2]
+            assert [c.id for c in calls] == [item.id for item in seen if isinstance(item, Question)]
+        finally:
+            await session.close()
+
+    async def test_an_interrupt_withdraws_a_question(self, sandbox: Sandbox) -> None:
+        paid: list[object] = []
+        session = await sandbox.session(tools=[Tool("pay", paid.append, ToolRules(approval="always"))])
+        try:
+            seen = []
+            code = "kept = 1\ntry: pay(sum=1)\nexcept KeyboardInterrupt: print('stopped')"
+            async for item in session.execute(code, ask=600):
+                seen.append(item)
+                if isinstance(item, Question):
+                    await session.interrupt()
+                    assert not session.answer(item.id, Answer(approved=True)), "nobody waits for it any more"
+            (call,) = [item for item in seen if isinstance(item, HostCall)]
+            assert call.error == "the code was stopped before the call ended" and not paid
+            assert isinstance(seen[-1], ExecutionResult) and seen[-1].stdout == "stopped\n"
+            assert (await session.run("kept")).result == "1"
+        finally:
+            await session.close()
+
+    async def test_a_person_answers_input(self, shared: Session) -> None:
+        seen = []
+        code = (
+            "import getpass\nname = input('name? ')\nsecret = getpass.getpass('word? ')\nprint(name, secret)\n"
+            "input('more? ')"
+        )
+        async for item in shared.execute(code, ask=60):
+            seen.append(item)
+            if isinstance(item, Question):
+                text = {"name? ": "é😀", "word? ": "hidden"}.get(item.prompt)
+                assert item.kind == "input" and item.password is (item.prompt == "word? ")
+                assert shared.answer(item.id, Answer(text=text))
+        result = seen[-1]
+        assert isinstance(result, ExecutionResult) and result.stdout == "é😀 hidden\n"
+        assert result.error is not None and result.error.name == "EOFError"
+        calls = [item for item in seen if isinstance(item, HostCall)]
+        assert [(c.tool, c.arguments["prompt"], c.result) for c in calls] == [
+            ("input", "name? ", "é😀"),
+            ("input", "word? ", None),
+            ("input", "more? ", None),
+        ]
 
     async def test_tools_are_refused_what_is_no_call(self, sandbox: Sandbox) -> None:
         session = await sandbox.session(tools=[Tool("add", lambda a: 0)])

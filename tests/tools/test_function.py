@@ -185,9 +185,9 @@ async def test_arguments_arrive_as_the_signature_says(session: Session) -> None:
 
 
 async def test_structures_are_made_of_what_json_carries(session: Session) -> None:
-    assert await value(session, "move({'x': 1}, {'x': 2, 'y': 1})") == "{'x': 3, 'y': 1.5}"
-    assert await value(session, "move({'x': 1})") == "{'x': 2, 'y': 1.5}"
-    assert await value(session, "grow({'name': 'oslo', 'people': 9})") == "{'name': 'OSLO', 'people': 10}"
+    assert await value(session, "move({'x': 1}, {'x': 2, 'y': 1})") == "Point(x=3, y=1.5)"
+    assert await value(session, "moved = move({'x': 1})\nmoved.x, moved['y'], move(moved, by=moved).x") == "(2, 1.5, 4)"
+    assert await value(session, "grow({'name': 'oslo', 'people': 9})") == "City(name='OSLO', people=10)"
 
 
 async def test_defaults_that_json_cannot_carry_stay_what_they_are(session: Session) -> None:
@@ -202,8 +202,8 @@ async def test_async_tools(session: Session) -> None:
 
 async def test_wrong_arguments_are_told_by_name(session: Session) -> None:
     assert await error(session, "add('x')") == (
-        "ToolFailed: add was called with wrong arguments: "
-        "a: Input should be a valid integer, unable to parse string as an integer"
+        "ToolArgumentsWrong: add was called with wrong arguments: a: Input should be a valid integer, unable to parse "
+        "string as an integer, not 'x'. It is add(a: int, b: int = …)"
     )
     told = await error(session, "grow({'name': 'oslo'})")
     assert "city.people: Field required" in told
@@ -211,7 +211,7 @@ async def test_wrong_arguments_are_told_by_name(session: Session) -> None:
 
 
 async def test_what_is_no_json_is_not_sent(session: Session) -> None:
-    assert "not JSON serializable" in await error(session, "add(object())")
+    assert "a value of the type object is not carried" in await error(session, "add(object())")
 
 
 async def test_exceptions_arrive_as_their_message(session: Session) -> None:
@@ -229,16 +229,16 @@ async def test_an_exception_can_be_caught_by_the_code(session: Session) -> None:
 async def test_results_that_are_not_json_are_told(session: Session) -> None:
     for what in ("object", "loop", "lambda"):
         assert "not JSON" in await error(session, f"gives({what!r})")
-    assert await value(session, "gives('set'), gives('none')") == "([1], None)"
+    assert await value(session, "gives('set'), gives('none')") == "({1}, None)"
     assert "a str that is not what it promises" in await error(session, "promises_a_number()")
 
 
 async def test_help_shows_signature_and_documentation(session: Session) -> None:
     shown = (await session.run("help(add)")).stdout
-    assert "add(a: 'int', b: 'int' = 2)" in shown
+    assert "add(a: int, b: int = 2) -> int\n" in shown
     assert "Add two numbers." in shown and "is for help() only." in shown
     assert (await session.run("help(kinds)")).stdout.splitlines()[2] == (
-        "kinds(first: 'int', /, second: 'str', *, third: 'bool' = False, fourth: 'float' = 1.5)"
+        "kinds(first: int, /, second: str, *, third: bool = False, fourth: float = 1.5) -> list[object]"
     )
 
 
@@ -272,9 +272,14 @@ async def test_calls_past_the_stubs(session: Session) -> None:
     assert "a: Field required" in await error(session, f"{call}('add', {{}})")
     assert "argument_0: Extra inputs" in await error(session, f"{call}('add', {{'argument_0': 1}})")
     for garbage in ("[]", "None", "'text'", "1"):
-        assert "ToolFailed" in await error(session, f"{call}('add', {garbage})")
+        assert "ToolArgumentsWrong" in await error(session, f"{call}('add', {garbage})")
     deep = f"x = []\nfor _ in range(900): x = [x]\n{call}('add', {{'a': x}})"
-    assert "wrong arguments" in await error(session, deep)
+    assert "nested more than 50 levels" in await error(session, deep)
+    past = "from codeact.sandbox.kernelapp import Kernel\nKernel.instance().ask_host"
+    forged = '{"tool": "add", "arguments": {"a": ' + "[" * 900 + "]" * 900 + "}}"
+    assert "nested too deeply" in await value(session, f"{past}({forged!r})")
+    marked = '{"tool": "shapes", "arguments": {"text": {"$codeact": "pickle", "base64": "gASVAA=="}}}'
+    assert "a value of the unknown kind" in await value(session, f"{past}({marked!r})")
     assert await value(session, "add(1)") == "3"
 
 

@@ -21,6 +21,9 @@ class Agent(Options):
 
     ``format``: ``tags``, ``fences`` or ``tool_call``; None: what the model is known for. ``instructions`` are added to
     the system prompt. ``tools`` are functions of this process that the code can call (see ``codeact.tool``).
+    ``ask``: who answers when a tool needs approval or the code calls ``input()``: a function that gets the Question, or
+    ``"events"``, where the stream holds an Asked event and ``Conversation.answer`` answers it; None: nobody, and such
+    code gets an exception at once. ``ask_limit``: seconds for each answer; no other limit counts them.
     ``observation_limit``: characters of output that the model reads of one execution.
     """
 

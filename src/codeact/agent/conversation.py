@@ -16,7 +16,7 @@ from codeact import events
 from codeact.agent.loop import Run, State
 from codeact.agent.options import Options
 from codeact.context import Context
-from codeact.contracts import HostTool, Model, Session
+from codeact.contracts import Answer, HostTool, Model, Session
 from codeact.errors import UsageError
 from codeact.events import Event, GivenFile
 from codeact.formats import format_for_model, get_format
@@ -85,6 +85,13 @@ class Conversation(State):
             self.stop_code()
         elif self.waiting is not None:
             self.waiting.reschedule(0)
+
+    def answer(self, question: str, *, approved: bool = False, text: str | None = None) -> bool:
+        """Answer the question with that id, of an Asked event: allow a call, or refuse it with ``text`` as the reason;
+        or give ``text`` to ``input()``. False where the code does not wait for it any more.
+        """
+        told = Answer(approved=approved, text=text)
+        return any(b.session.answer(question, told) for b in (self, *self.branches))
 
     async def send(self, message: str, files: Sequence[str | Path] = ()) -> AsyncGenerator[Event]:
         """Give the agent a message and yield everything that happens up to its answer, RunFinished last.

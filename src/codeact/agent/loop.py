@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import assert_never
 
 from codeact import contracts, events
 from codeact.agent.options import Options
+from codeact.agent.person import Alarm, Person
 from codeact.budget import Meter
 from codeact.context import Context
 from codeact.contracts import ActionFormat, ExecutionResult, Model, Reply, Sandbox, Session, Usage
@@ -59,6 +61,7 @@ class Run:
     def __init__(self, conversation: State) -> None:
         self.of = conversation
         self.meter = Meter(conversation.agent.budget, price(conversation.model.name))
+        self.id = secrets.token_hex(8)
         self.errors: list[tuple[str, str]] = []
         self.reply: Reply | None = None
 
@@ -193,20 +196,29 @@ class Run:
             return  # by whoever was just told
         self.meter.executions += 1
         result: ExecutionResult | None = None
-        stream = of.session.execute(code, timeout=of.agent.timeout)
+        person = Person(of.agent.ask, of.agent.ask_limit, of.session.answer)
+        stream = of.session.execute(code, timeout=of.agent.timeout, ask=person.patience, run=self.id)
         of.running_code = True
-        left = self.meter.seconds_left
-        alarm = None if left is None else asyncio.get_running_loop().call_later(left, of.stop_code)
+        alarm = Alarm(self.meter, of.stop_code)
         try:
             async for item in stream:
-                if isinstance(item, ExecutionResult):
-                    result = item
-                else:
-                    yield events.ExecutionOutput(output=item)
+                match item:
+                    case ExecutionResult():
+                        result = item
+                    case contracts.Question():
+                        alarm.hold(item.id)
+                        yield events.Asked(turn=turn, question=item)
+                        person.ask(item)
+                    case contracts.HostCall():
+                        person.answered(item.id)
+                        alarm.go_on(item.id, item.waited)
+                        yield events.ToolCalled(turn=turn, **item.model_dump(exclude={"type"}))
+                    case _:
+                        yield events.ExecutionOutput(output=item)
         finally:
             of.running_code = False
-            if alarm is not None:
-                alarm.cancel()
+            alarm.cancel()
+            await person.leave()
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
         if result is None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
 
 from codeact.budget import Budget
-from codeact.contracts import HostTool, Model, Sandbox
+from codeact.contracts import Answer, HostTool, Model, Question, Sandbox
+
+Asker = Callable[[Question], "Reaction | Awaitable[Reaction]"]
+"""Asks a person. An ordinary function runs on a thread; what waits is cancelled when the code waits no longer."""
+
+Reaction = Answer | bool | str | None
+"""True or False: allow the call or not. Text: why not, or what ``input()`` gets. None: no answer."""
 
 
 class Options:
@@ -24,6 +31,8 @@ class Options:
         observation_limit: int = 4000,
         max_tokens: int | None = None,
         temperature: float | None = None,
+        ask: Asker | Literal["events"] | None = None,
+        ask_limit: float = 600.0,
     ) -> None:
         self.model = model
         self.sandbox = sandbox
@@ -35,3 +44,5 @@ class Options:
         self.observation_limit = observation_limit
         self.max_tokens = max_tokens
         self.temperature = temperature
+        self.ask = ask
+        self.ask_limit = ask_limit

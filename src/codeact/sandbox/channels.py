@@ -106,6 +106,10 @@ class Channels:
             self._waiting = None
         return self._read()
 
+    def wake(self) -> None:
+        """End the wait of ``arrivals``, where one is under way."""
+        self._wake()
+
     def _wake(self, _: object = None) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)

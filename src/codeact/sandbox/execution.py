@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import IO, Any, Protocol
 
-from codeact.contracts import ErrorOutput, ExecutionResult, ExecutionStatus, Output, StateChanges, Variable
+from codeact.contracts import (
+    ErrorOutput,
+    ExecutionResult,
+    ExecutionStatus,
+    HostCall,
+    Output,
+    Question,
+    StateChanges,
+    Variable,
+)
 from codeact.errors import SandboxError, SessionClosed
 from codeact.sandbox.channels import Channels, encodable, error_output, output_of, variables_of
 from codeact.sandbox.collector import Collector
+from codeact.sandbox.hosttools import Calls
 from codeact.sandbox.limits import Limits
+from codeact.sandbox.wire import CALL_MARK, NO_ANSWER
 from codeact.sandbox.zmtp import Connection
 
 STOP_GRACE = 5.0
@@ -22,8 +34,9 @@ UNHEARD_GRACE = 0.5
 
 _IDLE_GRACE = 5.0  # seconds between a reply and the last of its output
 _WHOLE_ABOVE = 1000  # characters of output beyond which the whole is kept as a file
-_MOST_CALLS = 256  # calls of host tools under way at once
-_CALLS_SIZE = 16 << 20  # characters of these calls together
+_MOST_CALLS = 256  # questions of the kernel under way at once
+_CALLS_SIZE = 16 << 20  # characters of these questions together
+_CALLS_END = 1.0  # seconds in which calls that are cancelled end
 _MOST_NAMES = 5000  # of live variables that are remembered for the notice of their loss
 
 
@@ -45,17 +58,19 @@ class Owner(Protocol):
 
     def notice(self) -> str | None: ...
 
-    async def call_tool(self, prompt: str) -> str: ...
-
     async def put(self, path: str, data: bytes | IO[bytes]) -> None: ...
 
 
 class Execution:
     """One execution under way."""
 
-    def __init__(self, session: Owner, channels: Channels, exited: asyncio.Future[str], limit: float) -> None:
+    def __init__(
+        self, session: Owner, channels: Channels, exited: asyncio.Future[str], limit: float, calls: Calls, person: bool
+    ) -> None:
         self.session = session
         self.channels = channels
+        self.calls = calls
+        self.person = person
         self.exited = exited
         self.limit = limit
         self.collector = Collector()
@@ -74,23 +89,23 @@ class Execution:
         self.message_id = ""
         self.started = time.monotonic()
         self.error: ErrorOutput | None = None
-        self.calls: dict[asyncio.Task[None], int] = {}  # and the size of what each was asked
+        self.asked: dict[asyncio.Task[None], int] = {}  # questions of the kernel, and the size of each
 
-    async def outputs(self, code: str) -> AsyncIterator[Output]:
+    async def outputs(self, code: str) -> AsyncIterator[Output | HostCall | Question]:
         request = {
             "code": code.encode("utf-8", "backslashreplace").decode(),  # a lone surrogate cannot be sent
             "silent": False,
             "store_history": True,
             "user_expressions": {},
-            "allow_stdin": False,  # calls of host tools come all the same
+            "allow_stdin": self.person,  # calls of host tools come all the same
             "stop_on_error": False,
         }
         self.message_id = self.channels.send(self.channels.shell, "execute_request", request)
         async for output in self.remaining():
             yield output
 
-    async def remaining(self) -> AsyncIterator[Output]:
-        """Outputs until the execution is over, stopping it where its time is up."""
+    async def remaining(self) -> AsyncIterator[Output | HostCall | Question]:
+        """Outputs, questions and calls until the execution is over, stopping it where its time is up."""
         while not self.over:
             heard_all = self.idle or self.channels.fault or time.monotonic() - self.replied_at > _IDLE_GRACE
             if self.reply is not None and heard_all:
@@ -98,7 +113,10 @@ class Execution:
             if self.session.closed:
                 raise SessionClosed(f"session {self.session.id} is closed")
             gone = self.exited.done()  # then what it still said is read first
-            arrivals = await self.channels.arrivals(self.exited, await self._pause())
+            pause = await self._pause()
+            arrivals = await self.channels.arrivals(self.exited, 0 if self.calls.told else pause)
+            while self.calls.told:
+                yield self.calls.told.popleft()
             for socket, message in arrivals:
                 output = await self._take(socket, message)
                 if output is not None and self.collector.add(output):
@@ -106,17 +124,24 @@ class Execution:
             if not arrivals and gone:
                 break
         self.over = True
-        self.cancel_calls()
+        await self.cancel_calls()
+        while self.calls.told:
+            yield self.calls.told.popleft()
 
-    def cancel_calls(self) -> None:
-        for call in tuple(self.calls):
+    async def cancel_calls(self) -> None:
+        """End the calls that are under way, and withdraw questions."""
+        asked = tuple(self.asked)
+        for call in asked:
             call.cancel()
+        if asked:
+            await asyncio.wait(asked, timeout=_CALLS_END)
 
     async def stop(self) -> None:
         """Interrupt the code, or as soon as it has begun: an earlier signal would be lost."""
         self.stopping = True
         if self.begun:
             await self.session.interrupt_kernel()
+            await self.cancel_calls()  # nobody waits for them any more, and none shall be allowed later
 
     async def _pause(self) -> float:
         """How long to wait for the next message; interrupts and kills when their times have come."""
@@ -129,13 +154,13 @@ class Execution:
         if self.stop_by is None:
             if self.session.stop_reason == "interrupted":
                 self.stop_by = now + STOP_GRACE
-            elif now - self.started >= self.limit:
+            elif now - self.started - self.calls.waited >= self.limit:
                 self.session.stop_reason = "timeout"
                 await self.stop()
                 self.stop_by = now + STOP_GRACE
             else:
                 # short enough to notice an interrupt asked for meanwhile
-                return min(self.started + self.limit - now, 1.0)
+                return min(self.started + self.calls.waited + self.limit - now, 1.0)
         if now >= self.stop_by and not self.killed:
             self.killed = True
             await self.session.kill_kernel()
@@ -150,12 +175,13 @@ class Execution:
             return None
         if socket is self.channels.stdin:
             prompt = encodable(message["content"].get("prompt", ""))
-            room = len(self.calls) < _MOST_CALLS and sum(self.calls.values()) + len(prompt) <= _CALLS_SIZE
+            room = len(self.asked) < _MOST_CALLS and sum(self.asked.values()) + len(prompt) <= _CALLS_SIZE
             if kind == "input_request" and room:
                 # beside this loop, so that output, interrupts and the time limit go on while the tool runs
-                call = asyncio.create_task(self._call_tool(message["header"], prompt))
-                self.calls[call] = len(prompt)
-                call.add_done_callback(self.calls.pop)
+                password = message["content"].get("password") is True
+                call = asyncio.create_task(self._serve(message["header"], prompt, password))
+                self.asked[call] = len(prompt)
+                call.add_done_callback(self.asked.pop)
             return None
         if kind == "status":
             self.idle = self.idle or (ours and message["content"].get("execution_state") == "idle")
@@ -169,8 +195,16 @@ class Execution:
             self.error = output
         return output
 
-    async def _call_tool(self, parent: dict[str, Any], prompt: str) -> None:
-        value = await self.session.call_tool(prompt)
+    async def _serve(self, parent: dict[str, Any], prompt: str, password: bool) -> None:
+        """Answer one question of the kernel."""
+        is_call = prompt.startswith(CALL_MARK)
+        try:
+            if is_call:
+                value = await self.calls.serve(prompt.removeprefix(CALL_MARK))
+            else:
+                value = await self.calls.input(prompt, password)
+        except asyncio.CancelledError:
+            value = json.dumps({"error": "the code was stopped", "kind": "failed"}) if is_call else NO_ANSWER
         if not self.over:
             self.channels.answer(parent, value)
 

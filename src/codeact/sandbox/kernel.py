@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-import json
 import platform
 import secrets
 import time
@@ -19,18 +17,19 @@ from typing import IO, Any, Self
 
 from codeact.contracts import (
     OUTSIDE_EFFECTS,
+    Answer,
     ExecutionResult,
     ExecutionStatus,
     FileInfo,
+    Happening,
     HostTool,
-    Output,
     Variable,
 )
-from codeact.errors import KernelStartError, SandboxError, SessionClosed, ToolError, UsageError
-from codeact.sandbox.channels import Channels, language_of, load, variables_of
+from codeact.errors import KernelStartError, SandboxError, SessionClosed, UsageError
+from codeact.sandbox import hosttools
+from codeact.sandbox.channels import Channels, language_of, variables_of
 from codeact.sandbox.execution import STOP_GRACE, UNHEARD_GRACE, Execution
 from codeact.sandbox.limits import Limits
-from codeact.sandbox.wire import CALL_MARK
 from codeact.sandbox.zmtp import Connection
 
 _READY_LIMIT = 60.0  # seconds
@@ -53,7 +52,9 @@ class KernelSandbox(ABC):
         """A session that is not open yet."""
 
     async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> KernelSession:
-        session = await self._add(id, {tool.name: tool for tool in tools})
+        named = {tool.name: tool for tool in tools}
+        hosttools.check(named, len(tools))
+        session = await self._add(id, named)
         try:
             await session.open()
         except BaseException:
@@ -98,6 +99,7 @@ class KernelSession(ABC):
         self.id = id
         self.limits = limits
         self.tools = dict(tools)
+        self._quotas = hosttools.Quotas()
         self._lock = asyncio.Lock()
         self._channels: Channels | None = None
         self._exited: asyncio.Future[str] | None = None
@@ -153,10 +155,8 @@ class KernelSession(ABC):
                 f"Begin code that changes something elsewhere (sends, posts, buys) with the line `{OUTSIDE_EFFECTS}`: "
                 "it is not run again when this conversation is resumed."
             )
-        if self.tools:
-            listed = "\n".join(f"- {tool.description}" for tool in self.tools.values())
-            lines.append(f"These functions are defined and run outside of the notebook; call them directly:\n{listed}")
-        return "\n".join(lines)
+        lines.append(hosttools.description(self.tools))
+        return "\n".join(filter(None, lines))
 
     # --- the kernel's life ---
 
@@ -247,15 +247,20 @@ class KernelSession(ABC):
                     return item
         raise SandboxError("the execution ended without a result")
 
-    async def execute(self, code: str, *, timeout: float | None = None) -> AsyncGenerator[Output | ExecutionResult]:
-        """Run code: outputs while it runs and, last, one ExecutionResult."""
+    async def execute(
+        self, code: str, *, timeout: float | None = None, ask: float = 0, run: str = ""
+    ) -> AsyncGenerator[Happening]:
+        """Run code: what happens while it runs and, last, one ExecutionResult."""
         async with self._lock:
             had_run = self._started_before
             was_without = self._channels is None
             self._preparing, self.stop_reason = True, None
             lost = await self._ensure_kernel()
             assert self._channels is not None and self._exited is not None
-            execution = Execution(self, self._channels, self._exited, timeout or self.limits.timeout)
+            self._quotas.begin(run)
+            calls = hosttools.Calls(self.tools, self._quotas, ask, self._channels.wake)
+            limit = timeout or self.limits.timeout
+            execution = Execution(self, self._channels, self._exited, limit, calls, person=ask > 0)
             execution.fresh = had_run and (lost is not None or was_without)
             execution.lost_before = lost
             self._execution, self._preparing = execution, False
@@ -268,7 +273,7 @@ class KernelSession(ABC):
                 self._execution = None
                 if not execution.over:
                     await self._stop_abandoned(execution)
-                execution.cancel_calls()
+                await execution.cancel_calls()
                 execution.collector.close()
 
     async def _stop_abandoned(self, execution: Execution) -> None:
@@ -279,6 +284,10 @@ class KernelSession(ABC):
         execution.stop_by = time.monotonic() + STOP_GRACE
         async for _ in execution.remaining():
             pass
+
+    def answer(self, question: str, answer: Answer) -> bool:
+        """Answer a question of the running code. False where it is not open (any more)."""
+        return self._execution is not None and self._execution.calls.answer(question, answer)
 
     async def interrupt(self) -> None:
         """Stop the running code. Does nothing when nothing runs."""
@@ -354,29 +363,9 @@ class KernelSession(ABC):
     async def _install_tools(self) -> None:
         """Define a stub for every host tool in the kernel."""
         assert self._channels is not None and self._exited is not None
-        source = "\n".join(tool.stub for tool in self.tools.values())
+        source = hosttools.source(self.tools)
         request = {"code": source, "silent": True, "store_history": False, "allow_stdin": False}
         channels = self._channels
         reply = await self._request(channels, self._exited, channels.shell, "execute_request", request, _READY_LIMIT)
         if reply.get("status") != "ok":
             raise KernelStartError(f"the host tools could not be defined: {reply.get('evalue')}")
-
-    async def call_tool(self, prompt: str) -> str:
-        """Answer one ``input_request`` of the kernel: the JSON reply to a tool call."""
-        try:
-            call = load(prompt.removeprefix(CALL_MARK)) if prompt.startswith(CALL_MARK) else None
-            if not isinstance(call, dict) or not isinstance(call.get("arguments"), dict):
-                return json.dumps({"error": "there is nobody to answer input() here"})
-            tool = self.tools.get(str(call.get("tool")))
-            if tool is None:
-                return json.dumps({"error": f"there is no host tool {str(call.get('tool'))[:100]!r}"})
-            outcome = tool.call(call["arguments"])
-            if inspect.isawaitable(outcome):
-                outcome = await outcome
-            return json.dumps({"result": outcome})
-        except ToolError as error:
-            return json.dumps({"error": str(error)})
-        except (ValueError, TypeError, RecursionError) as error:
-            return json.dumps({"error": f"the call or its result is not JSON: {error}"})
-        except Exception as error:  # a mistake in the tool is told where it was called, and ends nothing here
-            return json.dumps({"error": f"the tool failed: {type(error).__name__}: {error}"})

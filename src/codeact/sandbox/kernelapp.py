@@ -14,8 +14,7 @@ On top of the protocol, and a plain client never notices:
 - ``codeact_state_request`` on the control channel, answered with the live names even while code runs;
 - ``codeact_fork_request`` on the shell channel: the kernel copies itself into files that its process 1 hands it, and
   says so with ``codeact_fork_begun`` before the reply, when the copy can be prepared;
-- ``input_request`` whose prompt begins with ``CALL_MARK`` for a call of a host tool: the rest is JSON
-  ``{"tool", "arguments"}``, the reply's value is JSON ``{"result"}`` or ``{"error", "kind"}``.
+- ``input_request`` whose prompt begins with ``CALL_MARK`` for calls of host tools; see ``kerneltools``.
 
 Left out: the debugger, subshells, the history database (``history_request`` knows this session's), GUI loops.
 
@@ -29,7 +28,6 @@ import contextlib
 import fnmatch
 import functools
 import io
-import json
 import logging
 import os
 import signal
@@ -54,15 +52,11 @@ from IPython.core.profiledir import ProfileDir
 from jupyter_client.session import Session
 from traitlets.config import Config
 
-from codeact.sandbox import state
+from codeact.sandbox import kerneltools, state
 from codeact.sandbox.kernelio import Interrupts, Publisher, Sender, Stream, ignore_interrupts, pack
-from codeact.sandbox.wire import CALL_MARK
+from codeact.sandbox.wire import CALL_MARK, NO_ANSWER
 
 _ASKED_AGAIN = 5.0  # seconds in which a client that has just come connects its stdin
-
-
-class ToolFailed(Exception):
-    """A host tool refused or failed."""
 
 
 class Forgetful(defaultdict[int, list[Any]]):
@@ -126,7 +120,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.interrupts = Interrupts()
         self.control_handlers["codeact_state_request"] = self.codeact_state_request
         self.shell_handlers["codeact_fork_request"] = self.codeact_fork_request
-        self.shell.user_ns_hidden["call_host"] = None
+        kerneltools.connect(self.ask_host)
         # where ipykernel asks whether code runs in the main thread
         self.shell_channel_thread = SimpleNamespace(parent_thread=threading.main_thread())
 
@@ -296,7 +290,10 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
                 _, reply = self.session.recv(self.stdin_socket)
                 # plain clients name no parent
                 if reply and reply["parent_header"].get("msg_id", request["msg_id"]) == request["msg_id"]:
-                    return str(reply["content"]["value"])
+                    value = str(reply["content"]["value"])
+                    if value == NO_ANSWER:
+                        raise EOFError("there was no answer")
+                    return value
 
     def _ask(self, request: dict[str, Any], ident: Any) -> None:
         deadline = time.monotonic() + _ASKED_AGAIN
@@ -310,14 +307,10 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
                     raise EOFError("there is nobody to ask") from error
                 time.sleep(0.01)
 
-    def call_host(self, tool: str, arguments: dict[str, Any]) -> Any:
-        """Have the host run a tool. Raises ToolFailed with the tool's message."""
-        request = CALL_MARK + json.dumps({"tool": tool, "arguments": arguments})
+    def ask_host(self, question: str) -> str:
+        """Have the host run tools; ``question`` and the answer are JSON."""
         ident = self._get_shell_context_var(self._shell_parent_ident)
-        answer = json.loads(self._input_request(request, ident, self.get_parent("shell")))
-        if "error" in answer:
-            raise ToolFailed(answer["error"])
-        return answer["result"]
+        return self._input_request(CALL_MARK + question, ident, self.get_parent("shell"))
 
 
 class _Loop:
@@ -343,7 +336,7 @@ class _Loop:
 
 def call_host(tool: str, arguments: dict[str, Any]) -> Any:
     """What the stubs of host tools in the kernel call."""
-    return Kernel.instance().call_host(tool, arguments)
+    return kerneltools.call(tool, arguments)
 
 
 @functools.cache

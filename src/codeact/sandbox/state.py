@@ -17,6 +17,9 @@ _SHAPED = ("numpy", "pandas", "torch", "scipy", "polars", "jax", "jaxlib", "tens
 Description = dict[str, Any]
 Snapshot = dict[str, tuple[int, Description]]
 
+offered: dict[str, object] = {}
+"""What the host defined in the namespace: no news as long as it is this object."""
+
 
 def describe(name: str, value: object) -> Description:
     """``{"name", "type"}`` and, where they are known without running the object's code, ``shape`` or ``length``."""
@@ -37,7 +40,10 @@ def snapshot(namespace: Mapping[str, object]) -> Snapshot:
     return {
         name: (id(value), describe(name, value))
         for name, value in list(namespace.items())
-        if not name.startswith("_") and name not in _HIDDEN and not isinstance(value, types.ModuleType)
+        if not name.startswith("_")
+        and name not in _HIDDEN
+        and not isinstance(value, types.ModuleType)
+        and not (name in offered and offered[name] is value)
     }
 
 

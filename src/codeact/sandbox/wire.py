@@ -15,7 +15,13 @@ CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 """The order of the five sockets that a session's kernel is given."""
 
 CALL_MARK = "\x00codeact-call:"
-"""How the prompt of an ``input_request`` begins that is a call of a host tool; see ``kernelapp``."""
+"""How the prompt of an ``input_request`` begins that is a call of a host tool; see ``kerneltools``."""
+
+BATCH = 64
+"""Calls in one question to the host."""
+
+NO_ANSWER = "\x04"
+"""What answers ``input()`` where the person ended the input: Jupyter's sign for it, which raises EOFError."""
 
 _PACKET = 1 << 17
 _DESCRIPTORS = 16
