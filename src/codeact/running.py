@@ -19,7 +19,7 @@ from rich.text import Text
 from codeact import events
 from codeact.agent import Agent, Conversation
 from codeact.budget import Budget
-from codeact.contracts import ExecutionResult, Model, Sandbox, Session
+from codeact.contracts import ExecutionResult, HostTool, Model, Sandbox, Session
 from codeact.errors import SandboxError, UsageError
 from codeact.events import Event
 from codeact.interrupts import Interrupts
@@ -186,11 +186,27 @@ async def opened(wish: Wish, model: Model, format: str | None, budget: Budget) -
         warn_of(sandbox)
         if wish.show != "answer":
             say(f"model: {short(describe(model), 300)} · code runs in: {sandbox.name}{_reach(wish.settings)}", "dim")
-        agent = Agent(model, sandbox=sandbox, format=format, budget=budget)
         async with contextlib.AsyncExitStack() as stack:
             with starting(wish.show != "answer"):
+                tools = await stack.enter_async_context(tools_of(wish.settings))
+                agent = Agent(model, sandbox=sandbox, format=format, budget=budget, tools=tools)
                 conversation = await stack.enter_async_context(agent.conversation())
             yield conversation
+
+
+@contextlib.asynccontextmanager
+async def tools_of(settings: Settings) -> AsyncIterator[Sequence[HostTool]]:
+    """The functions of the MCP servers that the settings name, for as long as they are there."""
+    if settings.mcp is None:
+        yield ()
+        return
+    from codeact.tools.mcp import McpServers
+
+    # less than a piece of code may take, so that the code is told of a server that hangs, and goes on
+    async with McpServers.from_file(settings.mcp, call_limit=0.75 * settings.timeout) as servers:
+        for warning in servers.warnings:
+            say(f"warning: {short(warning, 1000)}", "yellow")
+        yield servers.tools
 
 
 def _reach(settings: Settings) -> str:
