@@ -52,6 +52,7 @@ FLOORS: dict[str, int] = {
     "export": 5,
     "interrupts": 5,
     "kernelspecs": 5,
+    "mcpdesk": 5,
     "mcpserver": 5,
     "outbox": 5,
     "running": 5,
