@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import uvicorn
 from mcp.server.mcpserver import Context, Image, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse, Response
@@ -63,7 +64,7 @@ def picture() -> Image:
 @server.tool()
 def fail(reason: str) -> str:
     """Never works."""
-    raise ValueError(reason)
+    raise ToolError(reason)
 
 
 @server.tool()
@@ -90,10 +91,22 @@ def stop_listening() -> str:
     return "woken"
 
 
-@server.tool()
-def big(size: int) -> str:
+@server.tool(structured_output=False)
+def repeat(size: int) -> str:
     """Much text."""
     return "x" * size
+
+
+@server.tool()
+def shrink() -> str:
+    """What is not there for long."""
+    return "still there"
+
+
+@server.tool()
+def pid() -> int:
+    """The server's process."""
+    return os.getpid()
 
 
 @server.tool()
@@ -103,8 +116,8 @@ def variables() -> list[str]:
 
 
 @server.tool()
-def variable(name: str) -> str | None:
-    return os.environ.get(name)
+def variable(of: str) -> str | None:
+    return os.environ.get(of)
 
 
 @server.tool()
@@ -122,7 +135,7 @@ async def grow(context: Context) -> str:
         return a * b
 
     server.add_tool(multiply)
-    server.remove_tool("greet")
+    server.remove_tool("shrink")
     await context.session.send_tool_list_changed()
     await context.notify_tools_changed()
     return "grown"

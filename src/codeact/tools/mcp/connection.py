@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from mcp.client.session import IncomingMessage
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 MOST_RESTARTS = 5
 """How often a server of ours that died or went silent is started again in one run."""
@@ -89,7 +92,7 @@ class Connection:
         try:
             await asyncio.wait({ready}, timeout=self.start_limit)
             if not ready.done():
-                why = f"it did not answer within {self.start_limit:g} seconds{self._last_words()}"
+                why = f"it did not answer within {self.start_limit:g} seconds"
                 raise ToolError(f"the MCP server {self.name!r} did not start: {why}")
             self._client = ready.result()
         except BaseException:
@@ -146,11 +149,13 @@ class Connection:
             self.changed(self.name, "")
 
     async def _stop(self) -> None:
-        self._client = None
+        starting, self._client = self._client is None, None
         owner, self._owner = self._owner, None
         if owner is None:
             return
         self._leave.set()
+        if starting:
+            owner.cancel()
         done, _ = await asyncio.wait({owner}, timeout=_CLOSING)
         if not done:
             owner.cancel()
@@ -159,9 +164,6 @@ class Connection:
     async def close(self) -> None:
         """End the connection, and a server of ours with all of its process group."""
         self._closed = True
-        owner = self._owner
-        if owner is not None and self._client is None:
-            owner.cancel()  # it is still starting
         await self._stop()
 
     async def _connected(self) -> Client:
@@ -250,12 +252,12 @@ class Connection:
             if error.code == types.REQUEST_TIMEOUT:
                 raise self._too_late(client) from error
             if error.code == types.CONNECTION_CLOSED:
-                raise await self._died(client) from error
+                raise await self._died(client, error.message) from error
             if error.code == types.INVALID_REQUEST:
                 self._silent = True  # so does a server answer that has forgotten our session: ask it before the next
             raise ToolError(f"the MCP server {self.name!r} refused: {short(error.message, 2000)}") from error
         except (anyio.ClosedResourceError, anyio.BrokenResourceError, OSError, httpx2.HTTPError) as error:
-            raise await self._died(client) from error
+            raise await self._died(client, str(error)) from error
         except Exception as error:  # its answer does not keep to the protocol, or to its own schema
             raise ToolError(f"the MCP server {self.name!r} answered wrongly: {short(str(error), 1000)}") from error
 
@@ -266,16 +268,23 @@ class Connection:
             "(what it did so far may stand)"
         )
 
-    async def _died(self, client: Client) -> ToolError:
+    async def _died(self, client: Client, why: str) -> ToolError:
         async with self._starting:
             if self._client is client:
                 await self._stop()
-        words = self._last_words() or self._fault
+        end = self._end() or f" ({short(why, 300)})"
         again = "it is started again" if isinstance(self.config, StdioServer) else "it is connected to again"
-        return ToolError(f"the MCP server {self.name!r} ended during this call{words}; {again} with the next call")
+        return ToolError(f"the MCP server {self.name!r} ended during this call{end}; {again} with the next call")
 
-    def _last_words(self) -> str:
-        return f" ({self._process.end})" if self._process is not None else ""
+    def _end(self) -> str:
+        """How it ended, in brackets. The model may read it, so what the server said to people is not in it."""
+        _log.warning("the MCP server %r ended; its last words: %s", self.name, self.last_words or "none")
+        return f" ({self._process.end})" if self._process is not None and self._process.end else self._fault
+
+    @property
+    def last_words(self) -> str:
+        """What a server of ours last wrote to stderr. For people only."""
+        return self._process.last_words if self._process is not None else ""
 
     def _reason(self, error: BaseException) -> str:
         while isinstance(error, BaseExceptionGroup) and error.exceptions:
@@ -285,7 +294,8 @@ class Connection:
             return f"there is no program {self.config.command!r}" + (
                 f", or no directory {self.config.cwd!r}" if self.config.cwd else ""
             )
-        return short(f"{str(error) or type(error).__name__}{self._last_words()}", 1000)
+        end = f" ({self._process.end})" if self._process is not None and self._process.end else ""
+        return short(f"{str(error) or type(error).__name__}{end}", 1000)
 
 
 @asynccontextmanager
@@ -296,7 +306,7 @@ async def _http(config: HttpServer) -> AsyncIterator[TransportStreams]:
     hooks = {"response": [_bound]}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=limits, event_hooks=hooks) as http,
-        streamable_http_client(config.url, http_client=http) as streams,
+        streamable_http_client(config.url, http_client=http, max_sse_event_size=MAX_LINE) as streams,
     ):
         yield streams
 

@@ -58,11 +58,15 @@ class ServerProcess:
 
     @property
     def end(self) -> str:
-        """How it ended and the last it said, on one line for people and models."""
+        """How it ended, for people and models; empty while it lives."""
         code = self._process.returncode if self._process is not None else None
-        how = "it ended" if code is None else f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-        words = " ".join(short(self._words.decode("utf-8", "replace"), _LAST_WORDS).split())
-        return f"{self.fault or how}{f'; its last words: …{words[-300:]}' if words else ''}"
+        how = "" if code is None else f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+        return self.fault or how
+
+    @property
+    def last_words(self) -> str:
+        """The end of what it wrote to stderr, on one line. For people only: it may name paths and secrets."""
+        return " ".join(short(self._words.decode("utf-8", "replace"), _LAST_WORDS).split())[-500:]
 
     @asynccontextmanager
     async def streams(self) -> AsyncIterator[TransportStreams]:

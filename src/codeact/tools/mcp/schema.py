@@ -6,6 +6,7 @@ identifiers, everything else is written with ``repr``.
 
 from __future__ import annotations
 
+import inspect
 import json
 import keyword
 import re
@@ -147,7 +148,7 @@ class Schema:
 
 def doc_of(described: str, parameters: tuple[Parameter, ...], output: Mapping[str, Any] | None, origin: str) -> str:
     """The docstring."""
-    lines = [short_text(described, 2000) or "No description."]
+    lines = [short_text(inspect.cleandoc(described), 2000) or "No description."]
     if parameters:
         lines += ["", "Args:"]
         for parameter in parameters:

@@ -81,7 +81,8 @@ class McpServers:
         try:
             await _there(self._start())
         except ToolError as error:
-            raise UsageError(str(error)) from error
+            said = [f"{c.name}: {c.last_words}" for c in self._connections.values() if c.last_words]
+            raise UsageError("; it said, ".join([str(error), *said])) from error
         return self
 
     async def __aexit__(self, *exc: object) -> None:
