@@ -46,15 +46,14 @@ _LEAVING = 1  # seconds that open streams get when an HTTP server ends
 
 async def serve(settings: Settings, http: str | None) -> int:
     """Serve until stdin ends (stdio) or a signal comes. ``http``: HOST:PORT. The exit status. Raises UsageError."""
+    check_names(settings)
+    where = _address(http) if http is not None else None
     try:
         from codeact.mcpdesk import Desk, server_of
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("mcp", "mcp_types"):
             raise
         raise UsageError('codeact mcp needs the extra "mcp": pip install "codeact[mcp]"') from error
-
-    check_names(settings)
-    where = _address(http) if http is not None else None
     with Interrupts() as interrupts:
         try:
             async with sandbox_of(settings) as sandbox:

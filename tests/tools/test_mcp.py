@@ -195,7 +195,7 @@ async def killed(servers: McpServers, name: str) -> None:
     assert process is not None and process.pid is not None
     os.killpg(process.pid, signal.SIGKILL)
     async with asyncio.timeout(10):
-        while not process.ended:
+        while not process.ended:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
