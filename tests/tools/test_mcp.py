@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -382,3 +383,35 @@ async def test_a_broken_file_is_a_wrong_use(tmp_path: Path) -> None:
     done = await asyncio.to_thread(run_to_its_end, line, tmp_path)
     assert done.returncode == 2
     assert 'mcp.json: the MCP server \'a\' needs either "command" (stdio) or "url"' in done.stderr
+
+
+# --- the document -------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs" / "mcp.md"
+
+
+async def test_the_examples_of_the_document_print_what_it_says(tmp_path: Path) -> None:
+    page = PAGE.read_text()
+    programs = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL))
+    assert list(programs) == ["shop.py", "program.py", "client.py"]
+    for name, source in programs.items():
+        (tmp_path / name).write_text(source)
+    (config,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "mcp.json").write_text(config)
+    program = tmp_path / "bin" / "codeact"  # of these sources: clients hand few variables on
+    program.parent.mkdir()
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path[:0] = {sys.path}\nfrom codeact.cli import main\nmain()\n"
+    )
+    program.chmod(0o755)
+    path = os.pathsep.join([str(program.parent), str(Path(sys.executable).parent), os.environ["PATH"]])
+    env = environment(tmp_path, PATH=path)
+
+    def run(name: str) -> str:
+        line = [sys.executable, name]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=env, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = [await asyncio.to_thread(run, name) for name in ("program.py", "client.py")]
+    assert said == re.findall(r"```text\n(.*?)```", page, re.DOTALL)

@@ -106,7 +106,7 @@ class Schema:
             ):
                 default = None
             kind = type_of(part, root)
-            if key not in needed and default is None and "None" not in kind.split(" | "):
+            if key not in needed and default is None and not {"None", "Any"} & set(kind.split(" | ")):
                 kind += " | None"
             found.append(Parameter(name, key, kind, key in needed, default, tuple(_described(part, root, 1))))
         return tuple(sorted(found, key=lambda parameter: not parameter.required))

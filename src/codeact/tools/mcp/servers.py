@@ -40,6 +40,7 @@ PROMPT_BUDGET = 12_000
 
 _OURS = ("list_mcp_tools", "call_mcp_tool", "list_resources", "read_resource")
 _MOST_TOLD = 20  # functions named in a notice
+_REFRESH_LIMIT = 5.0  # seconds
 _MOST_LISTED = 200  # functions of one answer
 
 
@@ -138,9 +139,10 @@ class McpServers:
                 del self._stale[server]
                 connection = self._connections[server]
                 try:
-                    tools = {tool.name: tool for tool in await connection.tools()}
-                except ToolError as error:
-                    notices.append(str(error))
+                    async with asyncio.timeout(_REFRESH_LIMIT):  # the answer of another server may wait for this
+                        tools = {tool.name: tool for tool in await connection.tools()}
+                except (ToolError, TimeoutError):
+                    notices.append(f"[MCP server {server!r}: its functions may have changed, and it does not tell how]")
                     continue
                 known = {f.tool.name: f for f in self._functions.values() if f.group == server}
                 gone = [function for name, function in known.items() if name not in tools]
