@@ -34,6 +34,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "TERM": "xterm-256color",
         "PROMPT_TOOLKIT_NO_CPR": "1",
+        **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
         **more,
     }
 

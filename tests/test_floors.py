@@ -55,6 +55,8 @@ FLOORS: dict[str, int] = {
     "export": 5,
     "interrupts": 5,
     "kernelspecs": 5,
+    "mcpdesk": 5,
+    "mcpserver": 5,
     "outbox": 5,
     "running": 5,
     "saved": 5,

@@ -16,7 +16,12 @@ HEAVY = {
     "rich", "torch", "typer", "xllamacpp", "zmq",
 }  # fmt: skip
 # run in the sandbox only, where the kernel is what is wanted
-INSIDE = {"codeact.sandbox.kernelapp", "codeact.sandbox.kernelio", "codeact.sandbox.kernelserver"}
+INSIDE = {
+    "codeact.sandbox.kernelapp",
+    "codeact.sandbox.kernelio",
+    "codeact.sandbox.kernelmcp",
+    "codeact.sandbox.kernelserver",
+}
 PROGRAMS = {"codeact.__main__"}
 
 REPORT = """

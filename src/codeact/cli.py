@@ -84,6 +84,9 @@ AllowNet: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(metavar="NAMES", help="Hosts that it may reach over HTTP and HTTPS: a.org,*.b.org; repeatable."),
 ]
+Mcp: TypeAlias = Annotated[
+    str | None, typer.Option("--mcp", metavar="FILE", help="MCP servers whose tools the code can call (mcpServers).")
+]
 Save: TypeAlias = Annotated[
     Path | None, typer.Option("--save", metavar="FILE", help="Record every event as it happens (JSONL).")
 ]
@@ -125,6 +128,7 @@ def run(
     memory: Memory = None,
     network: NetworkName = None,
     allow_net: AllowNet = None,
+    mcp: Mcp = None,
     save: Save = None,
     out: Out = None,
     json: Json = False,
@@ -138,7 +142,7 @@ def run(
 
     flags: Flags = dict(model=model, base_url=base_url, format=format, sandbox=sandbox, max_turns=max_turns)
     flags |= dict(max_tokens_total=max_tokens_total, max_seconds=max_seconds, max_cost=max_cost)
-    flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net)
+    flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net, mcp=mcp)
     text = _argument_or_stdin(task, 'say what is to be done: codeact run "TASK"')
     return _wait(lambda: running.solve(_wish(flags, file, save, out, json, quiet, tools), text))
 
@@ -165,6 +169,7 @@ def chat(
     memory: Memory = None,
     network: NetworkName = None,
     allow_net: AllowNet = None,
+    mcp: Mcp = None,
     save: Save = None,
     out: Out = None,
     json: Json = False,
@@ -183,7 +188,7 @@ def chat(
 
     flags: Flags = dict(model=model, base_url=base_url, format=format, sandbox=sandbox, max_turns=max_turns)
     flags |= dict(max_tokens_total=max_tokens_total, max_seconds=max_seconds, max_cost=max_cost)
-    flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net)
+    flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net, mcp=mcp)
     resumed = saved.find(id) if resume else None
     return _wait(lambda: conversation.chat(_wish(flags, file, save, out, json, quiet, tools), resumed))
 
@@ -264,6 +269,29 @@ def export(
     from codeact import export as exports
 
     return exports.export(trajectory, to, output)
+
+
+@app.command(epilog=EXIT_CODES)
+def mcp(
+    http: Annotated[
+        str | None,
+        typer.Option("--http", metavar="HOST:PORT", help="Serve streamable HTTP there [default: stdin and stdout]."),
+    ] = None,
+    sandbox: SandboxName = None,
+    timeout: Timeout = None,
+    memory: Memory = None,
+    network: NetworkName = None,
+    allow_net: AllowNet = None,
+) -> int:
+    """Be an MCP server whose tool is Python in the sandbox: one kernel for each MCP session.
+
+    A HOST that is not of this machine's loopback lets anybody who reaches it run code in the sandbox.
+    """
+    from codeact import mcpserver, settings
+
+    flags: Flags = dict(sandbox=sandbox, timeout=timeout, memory=memory, network=network, allow_net=allow_net)
+    effective = settings.load(flags).settings
+    return _wait(lambda: mcpserver.serve(effective, http))
 
 
 @app.command(epilog=EXIT_CODES)

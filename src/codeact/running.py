@@ -221,13 +221,35 @@ async def opened(
         if wish.show != "answer":
             say(f"model: {short(describe(model), 300)} · code runs in: {sandbox.name}{_reach(wish.settings)}", "dim")
         ask = asking.ask_at_terminal if wish.show == "events" and asking.somebody() else None
-        agent = Agent(
-            model, sandbox=sandbox, format=format, budget=budget, tools=wish.host, ask=ask, ask_limit=asking.PATIENCE
-        )
         async with contextlib.AsyncExitStack() as stack:
             with starting(wish.show != "answer") as progress:
+                tools = (*wish.host, *await stack.enter_async_context(mcp_tools_of(wish.settings)))
+                agent = Agent(
+                    model,
+                    sandbox=sandbox,
+                    format=format,
+                    budget=budget,
+                    tools=tools,
+                    ask=ask,
+                    ask_limit=asking.PATIENCE,
+                )
                 conversation = await stack.enter_async_context(begin(agent, progress))
             yield conversation
+
+
+@contextlib.asynccontextmanager
+async def mcp_tools_of(settings: Settings) -> AsyncIterator[Sequence[HostTool]]:
+    """The functions of the MCP servers that the settings name, for as long as they are there."""
+    if settings.mcp is None:
+        yield ()
+        return
+    from codeact.tools.mcp import McpServers
+
+    # less than a piece of code may take, so that the code is told of a server that hangs, and goes on
+    async with McpServers.from_file(settings.mcp, call_limit=0.75 * settings.timeout) as servers:
+        for warning in servers.warnings:
+            say(f"warning: {short(warning, 1000)}", "yellow")
+        yield servers.tools
 
 
 def _reach(settings: Settings) -> str:

@@ -27,6 +27,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "memory": "CODEACT_MEMORY",
     "network": "CODEACT_NETWORK",
     "allow_net": "CODEACT_ALLOW_NET",
+    "mcp": "CODEACT_MCP",
 }
 """The variable that holds each setting."""
 
@@ -52,6 +53,7 @@ class Settings(BaseModel):
     memory: int = Field(4096, ge=128)
     network: Literal["none", "host"] = "none"
     allow_net: tuple[str, ...] = ()
+    mcp: str | None = None
 
     @field_validator("allow_net", mode="before")
     @classmethod
