@@ -27,6 +27,7 @@ from codeact.interrupts import Interrupts
 from codeact.outbox import Outbox
 from codeact.plaintext import plain, short
 from codeact.screen import Passthrough, Screen, console
+from codeact.tools.files import load as load_tools
 from codeact.trajectory import Trajectory, TrajectoryWriter, dump
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class Wish:
     def __post_init__(self) -> None:
         check_files(self.files)
         check_names(self.settings)
-        object.__setattr__(self, "host", tools_of(self.tools))
+        check_files(self.tools)
+        object.__setattr__(self, "host", load_tools(self.tools) if self.tools else ())
         object.__setattr__(self, "outbox", Outbox(self.out, reserved=[self.save] if self.save else []))
 
     def budget(self) -> Budget:
@@ -146,25 +148,6 @@ def check_files(files: Sequence[Path]) -> None:
             path.open("rb").close()
         except OSError as error:
             raise UsageError(f"the file {path} cannot be read: {error.strerror}") from error
-
-
-def tools_of(files: Sequence[Path]) -> tuple[HostTool, ...]:
-    """The ``@tool`` functions of these files. They are run as ordinary programs of yours. Raises UsageError."""
-    import runpy
-
-    found: list[HostTool] = []
-    check_files(files)
-    for path in files:
-        try:
-            names = runpy.run_path(str(path), run_name="codeact_tools")
-        except Exception as error:
-            reason = short(f"{type(error).__name__}: {error}", 300)
-            raise UsageError(f"the tools in {path} cannot be loaded: {reason}") from error
-        here = [value for value in names.values() if isinstance(value, HostTool) and not isinstance(value, type)]
-        if not here:
-            raise UsageError(f"{path} defines no tool: put @tool (from codeact import tool) over its functions")
-        found += here
-    return tuple(found)
 
 
 def check_names(settings: Settings) -> None:

@@ -37,6 +37,7 @@ _WHOLE_ABOVE = 1000  # characters of output beyond which the whole is kept as a 
 _MOST_CALLS = 256  # questions of the kernel under way at once
 _CALLS_SIZE = 16 << 20  # characters of these questions together
 _CALLS_END = 1.0  # seconds in which calls that are cancelled end
+_INTERRUPT_FIRST = 0.2  # seconds in which an interrupt arrives before a call that it ended is answered
 _MOST_NAMES = 5000  # of live variables that are remembered for the notice of their loss
 
 
@@ -205,6 +206,8 @@ class Execution:
                 value = await self.calls.input(prompt, password)
         except asyncio.CancelledError:
             value = json.dumps({"error": "the code was stopped", "kind": "failed"}) if is_call else NO_ANSWER
+            if self.stopping and not self.over:
+                await asyncio.sleep(_INTERRUPT_FIRST)  # only for other threads of the code, which nothing interrupts
         if not self.over:
             self.channels.answer(parent, value)
 

@@ -66,7 +66,8 @@ class Forger:
 def refused_call(call: Any) -> str | None:
     answer = Forger().ask(CALL + (call if isinstance(call, str) else json.dumps(call)))
     told = json.loads(answer)
-    return None if isinstance(told, dict) and set(told) == {"error"} else f"{call!r} was answered {answer[:200]}"
+    refused = isinstance(told, dict) and "error" in told and not {"result", "results"} & set(told)
+    return None if refused else f"{call!r} was answered {answer[:200]}"
 
 
 def first(found: Iterator[str | None]) -> str | None:
@@ -180,8 +181,10 @@ def questions_that_are_no_calls(facts: Facts) -> str | None:
     """Ask the user of the host for something."""
     forger = Forger()
     for prompt in ("Password: ", "", CALL[1:], f" {CALL}{{}}", CALL.upper(), "\0" * 1000):
-        if "error" not in json.loads(forger.ask(prompt)):
-            return f"{prompt!r} was answered"
+        try:
+            return f"{prompt!r} was answered {forger.ask(prompt)[:200]!r}"
+        except EOFError:
+            continue
     return None
 
 
@@ -200,6 +203,7 @@ def calls_without_proper_arguments(facts: Facts) -> str | None:
     name = facts["tool"]
     odd: tuple[Any, ...] = ([], [{}], "x", "{}", None, 1, True)
     calls: list[Any] = [{"tool": name, "arguments": wrong} for wrong in odd]
+    calls += [{"calls": wrong} for wrong in ({"tool": name, "arguments": {}}, name, None, [{"tool": name}] * 1000)]
     calls += [{"tool": name}, [name, {}], name, None, f'{{"tool": "{name}", "arguments": {{}}', "\ud800", "{" * 5000]
     return first(refused_call(call) for call in calls)
 
