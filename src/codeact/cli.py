@@ -63,6 +63,13 @@ SandboxName: TypeAlias = Annotated[
 Files: TypeAlias = Annotated[
     list[Path] | None, typer.Option("--file", "-f", metavar="FILE", help="Put into the workspace; repeatable.")
 ]
+Context: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Where the window fills up: summarize [default], elide, truncate or none."),
+]
+Window: TypeAlias = Annotated[
+    int | None, typer.Option("--context-window", metavar="N", help="The model's window in tokens [default: its own].")
+]
 MaxTurns: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Replies of the model [default: 20].")]
 MaxTokens: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Tokens of the whole run.")]
 MaxSeconds: TypeAlias = Annotated[float | None, typer.Option(metavar="S", help="Seconds of the whole run.")]
@@ -112,6 +119,8 @@ def run(
     base_url: BaseUrl = None,
     format: Format = None,
     sandbox: SandboxName = None,
+    context: Context = None,
+    context_window: Window = None,
     max_turns: MaxTurns = None,
     max_tokens_total: MaxTokens = None,
     max_seconds: MaxSeconds = None,
@@ -132,6 +141,7 @@ def run(
     from codeact import running
 
     flags: Flags = dict(model=model, base_url=base_url, format=format, sandbox=sandbox, max_turns=max_turns)
+    flags |= dict(context=context, context_window=context_window)
     flags |= dict(max_tokens_total=max_tokens_total, max_seconds=max_seconds, max_cost=max_cost)
     flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net)
     text = _argument_or_stdin(task, 'say what is to be done: codeact run "TASK"')
@@ -145,6 +155,8 @@ def chat(
     base_url: BaseUrl = None,
     format: Format = None,
     sandbox: SandboxName = None,
+    context: Context = None,
+    context_window: Window = None,
     max_turns: MaxTurns = None,
     max_tokens_total: MaxTokens = None,
     max_seconds: MaxSeconds = None,
@@ -165,6 +177,7 @@ def chat(
     from codeact import chat as conversation
 
     flags: Flags = dict(model=model, base_url=base_url, format=format, sandbox=sandbox, max_turns=max_turns)
+    flags |= dict(context=context, context_window=context_window)
     flags |= dict(max_tokens_total=max_tokens_total, max_seconds=max_seconds, max_cost=max_cost)
     flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net)
     return _wait(lambda: conversation.chat(_wish(flags, file, save, out, json, quiet)))

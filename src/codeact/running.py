@@ -170,7 +170,8 @@ async def model_of(settings: Settings) -> AsyncIterator[Model]:
     from codeact.models import open_model
 
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    model = await open_model(settings.model, base_url=settings.base_url, api_key=key)
+    window = settings.context_window
+    model = await open_model(settings.model, base_url=settings.base_url, api_key=key, context_window=window)
     try:
         yield model
     finally:
@@ -186,7 +187,7 @@ async def opened(wish: Wish, model: Model, format: str | None, budget: Budget) -
         warn_of(sandbox)
         if wish.show != "answer":
             say(f"model: {short(describe(model), 300)} · code runs in: {sandbox.name}{_reach(wish.settings)}", "dim")
-        agent = Agent(model, sandbox=sandbox, format=format, budget=budget)
+        agent = Agent(model, sandbox=sandbox, format=format, budget=budget, context=wish.settings.context)
         async with contextlib.AsyncExitStack() as stack:
             with starting(wish.show != "answer"):
                 conversation = await stack.enter_async_context(agent.conversation())

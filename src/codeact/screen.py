@@ -154,6 +154,8 @@ class Screen:
                     self._line(plain(event.text), "dim")
             case events.Notice():
                 self._line(plain(event.text), "yellow")
+            case events.Compacted():
+                self._line(f"[{compacted_text(event)}]", "dim")
             case events.RunFinished():
                 self._finished(event)
             case _:
@@ -283,6 +285,20 @@ class Screen:
     def _finished(self, end: events.RunFinished) -> None:
         self._end_streams()
         self._line(summary(end), "dim")
+
+
+def compacted_text(event: events.Compacted) -> str:
+    """What the model is no longer sent, in one line."""
+    parts = []
+    if event.dropped:
+        parts.append(f"{event.dropped} old messages {'are summarised' if event.summary else 'are left out'}")
+    if event.elided > event.dropped:
+        parts.append(f"the outputs of {event.elided - event.dropped} are left out")
+    if event.shortened:
+        parts.append(
+            f"{len(event.shortened)} too long for the window {'is' if len(event.shortened) == 1 else 'are'} cut"
+        )
+    return f"to fit the window, {'; '.join(parts) or 'nothing more is left out'}"
 
 
 def summary(end: events.RunFinished) -> str:

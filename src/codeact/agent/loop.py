@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import assert_never
 
 from codeact import contracts, events
+from codeact.agent.compaction import Compaction
 from codeact.agent.options import Options
 from codeact.budget import Meter
 from codeact.context import Context
@@ -110,16 +111,20 @@ class Run:
 
     async def _ask_model(self) -> AsyncGenerator[Event]:
         """One reply, cut at its first action. ``self.reply`` is None when the run was stopped meanwhile."""
+        of = self.of
+        compaction = Compaction(of.context, of.model, of.session, of.format, self.meter, self._next_chunk)
         for last_try in (False, True):
+            async with contextlib.aclosing(compaction.play(of.events)) as cuts:
+                async for event in cuts:
+                    yield event
             try:
                 async with contextlib.aclosing(self._one_reply()) as told:
                     async for event in told:
                         yield event
                 return
             except ContextOverflow as error:
-                if last_try:
+                if last_try or not of.context.shrink(error):
                     raise
-                self.of.context.shrink(error)
                 yield events.Notice(text=f"The prompt did not fit the model's window and is cut: {error}")
 
     async def _one_reply(self) -> AsyncGenerator[Event]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codeact.budget import Budget
+from codeact.context import DEFAULT, Strategy, check_strategy
 from codeact.contracts import HostTool, Model, Sandbox
 
 
@@ -24,7 +25,10 @@ class Options:
         observation_limit: int = 4000,
         max_tokens: int | None = None,
         temperature: float | None = None,
+        context: str | Strategy = DEFAULT,
+        context_window: int | None = None,
     ) -> None:
+        check_strategy(context)
         self.model = model
         self.sandbox = sandbox
         self.format = format
@@ -35,3 +39,5 @@ class Options:
         self.observation_limit = observation_limit
         self.max_tokens = max_tokens
         self.temperature = temperature
+        self.context = context
+        self.context_window = context_window

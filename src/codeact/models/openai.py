@@ -7,7 +7,7 @@ import email.utils
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -25,10 +25,12 @@ from codeact.contracts import (
     UsageReport,
 )
 from codeact.errors import ModelError, ModelRefused, ModelTimeout, ModelUnavailable, UsageError
-from codeact.models.discover import get_json, is_loopback, model_entries, model_names, server_kind
+from codeact.models.counting import count_tokens
+from codeact.models.discover import get_json, is_loopback, model_names, server_kind
 from codeact.models.estimate import estimate_usage
 from codeact.models.refusal import Refusal, read_refusal
 from codeact.models.request import rejected_field, request_fields
+from codeact.models.windows import card_window, ollama_window, told_window
 from codeact.models.wire import DONE, BrokenStream, Choice, Completion, NotTheProtocol, TokenCount, payloads
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ class OpenAIModel:
     """A model behind an OpenAI-compatible server, by streaming chat completions.
 
     ``base_url`` and ``api_key`` default to ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``, then to OpenAI and no key.
-    ``accepts_images`` None: judged by the name. ``context_window`` in tokens, None: unknown (see ``discover``).
+    ``accepts_images`` None: judged by the name. ``context_window`` in tokens, None: what the model's
+    card says, where it is known (see also ``discover``).
     ``timeout``: seconds of silence allowed while a reply is awaited or streams. ``max_retries`` for 429, 5xx and broken
     streams, with doubling waits from ``backoff`` seconds. ``max_reply_chars`` ends a reply that does not end itself.
 
@@ -77,7 +80,8 @@ class OpenAIModel:
         self.base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
         if urlsplit(self.base_url).scheme not in ("http", "https") or not urlsplit(self.base_url).hostname:
             raise UsageError("the base URL of a model server looks like http://127.0.0.1:8000/v1")
-        self.context_window = context_window
+        self.context_window = context_window or card_window(name)
+        self._window_given = context_window is not None
         lowered = name.lower()
         guess = "-vl" in lowered or "vision" in lowered or lowered.rsplit("/", 1)[-1].startswith(_SEES)
         self.accepts_images = guess if accepts_images is None else accepts_images
@@ -91,6 +95,8 @@ class OpenAIModel:
         self._max_retries = max_retries
         self._backoff = backoff
         self._rejected: set[str] = set()
+        self._counts = True
+        self._http: Any = None
         self._client: openai.AsyncOpenAI | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -144,18 +150,37 @@ class OpenAIModel:
         return model_names(await self._ask(f"{self.base_url}/models"))
 
     async def discover(self) -> int | None:
-        """Fill ``context_window`` where it is None, as far as the server tells: llama.cpp's ``/props``, vLLM's
-        ``max_model_len``. Also learns what kind of server it is. Takes at most two seconds and never raises."""
-        if self.context_window is None:
-            root = self.base_url.removesuffix("/v1")
-            props, models = await asyncio.gather(self._ask(f"{root}/props"), self._ask(f"{self.base_url}/models"))
-            self.context_window = _window(props, models, self.name)
-            self.served_by = self.served_by or server_kind(models)
+        """Learn what kind of server this is and, unless ``context_window`` was given, the window that it says:
+        llama.cpp's ``/props``, vLLM's ``max_model_len``, Ollama's ``/api/ps`` and ``/api/show``; else the window stays
+        that of the card. Takes at most four seconds and never raises."""
+        root = self.base_url.removesuffix("/v1")
+        props, models = await asyncio.gather(self._ask(f"{root}/props"), self._ask(f"{self.base_url}/models"))
+        told = told_window(props, models, self.name)
+        self.served_by = self.served_by or server_kind(models) or ("llama.cpp" if props and told else None)
+        if self.served_by == "Ollama" and told is None:
+            show = self._ask(f"{root}/api/show", {"model": self.name})
+            told = ollama_window(*await asyncio.gather(self._ask(f"{root}/api/ps"), show), self.name)
+        if not self._window_given:
+            self.context_window = told or self.context_window
         return self.context_window
 
-    async def _ask(self, url: str) -> object | None:
-        headers = {} if self._api_key == NO_KEY else {"Authorization": f"Bearer {self._api_key}"}
-        return await get_json(url, timeout=_QUESTION_TIMEOUT, headers=headers)
+    async def count_tokens(self, texts: Sequence[str]) -> Sequence[int] | None:
+        """The tokens of each text where vLLM or llama.cpp serve (see ``discover``), else None. Where the server fails to
+        tell once, it is not asked again."""
+        if self._counts:
+            self._connected()
+            url = self.base_url.removesuffix("/v1") + "/tokenize"
+            counts = await count_tokens(self._http, url, self._headers, self.served_by, self.name, texts)
+            self._counts = counts is not None
+            return counts
+        return None
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {} if self._api_key == NO_KEY else {"Authorization": f"Bearer {self._api_key}"}
+
+    async def _ask(self, url: str, body: object = None) -> object | None:
+        return await get_json(url, timeout=_QUESTION_TIMEOUT, headers=self._headers, body=body)
 
     async def _attempt(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         response = await self._open(request)
@@ -266,7 +291,7 @@ class OpenAIModel:
         # Connections belong to the loop that opened them; a new loop needs a new client.
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
-            http = openai.DefaultAsyncHttpxClient(
+            self._http = http = openai.DefaultAsyncHttpxClient(
                 timeout=openai.Timeout(self._timeout, connect=self._connect_timeout),
                 trust_env=not is_loopback(self.base_url),
             )
@@ -385,12 +410,3 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             return None
     return max(0.0, seconds) if seconds == seconds else None
-
-
-def _window(props: object, models: object, name: str) -> int | None:
-    settings = props.get("default_generation_settings") if isinstance(props, dict) else None
-    candidates = [settings.get("n_ctx")] if isinstance(settings, dict) else []
-    for entry in model_entries(models):
-        if entry.get("id") == name:
-            candidates += [entry.get(key) for key in ("max_model_len", "context_length")]
-    return next((n for n in candidates if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
