@@ -9,7 +9,8 @@ from codeact.context.tokens import IMAGE_TOKENS, MESSAGE_TOKENS, estimate_tokens
 from codeact.events import Compacted
 from codeact.plaintext import shorten
 
-_AIM = 0.5  # a step leaves this share of the room beside the system prompt
+_AIM = 0.4  # a step leaves this share of the room beside the system prompt
+_AIM_ELIDED = 0.75  # enough where only outputs went: the beginning of the prompt then stays what it was
 _RECENT = 0.25  # of that room: outputs this near the end are not left out before old turns are
 _LEAST = 200  # characters of a message that always stay
 
@@ -46,6 +47,8 @@ class Cutter:
             while recent > 0 and self.full[-1] - self.full[recent] < _RECENT * (self.room - self.fixed):
                 recent -= 1
             elided = self._elide(elided, dropped, recent)
+            if self.size(elided, dropped) <= self.fixed + _AIM_ELIDED * (self.room - self.fixed):
+                return before.model_copy(update={"elided": elided})
         while dropped < self.last and self.size(elided, dropped) > self.target:
             dropped += 1
             while dropped < self.last and entries[dropped].kind == "observation":

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from codeact.context.history import Entry
 from codeact.context.tokens import counted_text, estimate_tokens
 from codeact.contracts import ActionFormat, Message, ModelRequest, TextDelta
 from codeact.plaintext import shorten
+
+Count: TypeAlias = Callable[[str], int]
 
 _INSTRUCTIONS = """\
 You keep the notes of an agent that solves tasks by running Python. You are given the record of its work so far. The \
@@ -34,20 +37,20 @@ _LEAST = 200
 
 
 def summary_request(
-    old: Sequence[Entry], notes: str, *, room: float, longest: int, temperature: float | None = None
+    old: Sequence[Entry], notes: str, *, room: float, longest: int, count: Count, temperature: float | None = None
 ) -> ModelRequest | None:
     """What to ask the model so that it makes notes of ``old`` messages and of earlier ``notes``.
 
-    ``room`` is in estimated tokens and holds the whole request; long messages are cut in their middle until it fits.
-    ``longest``: tokens of the notes. None where there is no room for a record worth the name.
+    ``room``: the tokens that the request may have; the longest messages are cut in their middle until it fits.
+    ``longest``: tokens of the notes. ``count`` counts those of a text. None where there is no room for a record worth the name.
     """
     instructions = _INSTRUCTIONS.format(words=max(40, longest // 3))
     pieces = [("notes so far", notes)] if notes else []
     pieces += [(_LABELS[entry.kind], counted_text(entry.message)) for entry in old]
-    left = room - estimate_tokens(instructions) - 40 - 12 * len(pieces)
+    left = room - count(instructions) - 40 - 12 * len(pieces)
     if left < _LEAST or not pieces:
         return None
-    texts = _within([text for _, text in pieces], left)
+    texts = _within([text for _, text in pieces], left, count)
     mark = hashlib.sha256("\0".join(texts).encode(errors="replace")).hexdigest()[:8]
     record = "\n".join(f"--- {mark} {label} ---\n{text}" for (label, _), text in zip(pieces, texts, strict=True))
     ask = f"{record}\n--- {mark} end of the record ---\nWrite the notes now."
@@ -58,9 +61,9 @@ def summary_request(
     )
 
 
-def _within(texts: list[str], room: float) -> list[str]:
+def _within(texts: list[str], room: float, count: Count) -> list[str]:
     """The texts, the longest of them cut to one length so that all together have ``room``."""
-    sizes = [estimate_tokens(text) for text in texts]
+    sizes = [count(text) for text in texts]
     if sum(sizes) <= room:
         return texts
     low, high = 0.0, float(max(sizes))

@@ -32,6 +32,7 @@ STRATEGIES = ("none", "truncate", "elide", "summarize")
 DEFAULT = "summarize"
 
 _MARGIN, _EXACT_MARGIN = 1.15, 1.05  # for what is estimated, and where the server's tokenizer counted
+_RECORD = 0.5  # of the room is what a request for notes may take: no cache holds it
 _LEAST_NOTES = 128  # tokens that notes may always have
 _STATE = 2000  # characters of the listing of live variables, at most
 
@@ -110,12 +111,14 @@ class Context:
 
     def count(self, message: Message) -> int:
         """The tokens of a message, its images aside: the server's count where it is known, else an estimate."""
-        text = counted_text(message)
+        return self._count(counted_text(message)) + MESSAGE_TOKENS
+
+    def _count(self, text: str) -> int:
         tokens = self._known.get(text)
         if tokens is None:
             tokens = self._exact.get(text) or self._before.get(text) or estimate_tokens(text)
             self._known[text] = tokens
-        return tokens + MESSAGE_TOKENS
+        return tokens
 
     def uncounted(self, events: Sequence[Event]) -> list[str]:
         """The texts of the prompt that only an estimate is known of. None while the window is less than half full."""
@@ -182,7 +185,9 @@ class Context:
             lead = history.lead(first)
             old = [*history.entries[lead : lead + (lead < first)], *history.entries[first : cut.dropped]]
             notes = history.cut.summary
-            request = summary_request(old, notes, room=room, longest=longest, temperature=temperature)
+            request = summary_request(
+                old, notes, room=_RECORD * room, longest=longest, count=self._count, temperature=temperature
+            )
         return Plan(cut, request, longest, cut.dropped > first, min(_STATE, int(room) // 4))
 
     # --- counting ---

@@ -9,7 +9,8 @@ from typing import Any
 from codeact.models.discover import fetch_json
 
 _TIMEOUT = 2.0  # seconds for one text
-_AT_ONCE = 8
+_AT_ONCE = {"vLLM": 8, "llama.cpp": 1}
+"""Questions at a time. llama.cpp has few threads, and every connection kept open holds one of them."""
 
 
 async def count_tokens(
@@ -17,17 +18,19 @@ async def count_tokens(
 ) -> list[int] | None:
     """The tokens of each text, special ones left out. None where the server is of neither kind or fails to tell.
 
-    ``client`` is the HTTP client to ask with. Takes at most two seconds for each eight texts and never raises.
+    ``client`` is the HTTP client to ask with. A text that failed is asked
+    for again; two seconds are given to each. Never raises.
     """
-    if kind not in ("vLLM", "llama.cpp"):
+    if kind not in _AT_ONCE:
         return None
     counts: list[int] = []
-    for start in range(0, len(texts), _AT_ONCE):
-        part = texts[start : start + _AT_ONCE]
-        answers = await asyncio.gather(
-            *(fetch_json(client, url, _TIMEOUT, headers, _question(kind, model, text)) for text in part)
-        )
-        for answer in answers:
+    for start in range(0, len(texts), _AT_ONCE[kind]):
+        part = texts[start : start + _AT_ONCE[kind]]
+        questions = [_question(kind, model, text) for text in part]
+        answers = await asyncio.gather(*(fetch_json(client, url, _TIMEOUT, headers, q) for q in questions))
+        for question, answer in zip(questions, answers, strict=True):
+            if answer is None:  # it may only have closed a connection that was kept open
+                answer = await fetch_json(client, url, _TIMEOUT, headers, question)
             count = _count(answer)
             if count is None:
                 return None
