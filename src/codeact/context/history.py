@@ -43,8 +43,8 @@ def _estimate(message: Message) -> int:
 class History:
     """The conversation as far as it is read: ``entries`` are its messages, the system prompt aside.
 
-    ``cut`` is what the last ``Compacted`` event left out. ``counted`` is the server's count of the last prompt for which
-    it gave one, with our own count of that prompt. ``count`` counts the tokens of a message.
+    ``cut`` is what the last ``Compacted`` event left out. ``counted`` is the server's count of the last prompt for
+    which it gave one, with our own count of that prompt. ``count`` counts the tokens of a message.
     """
 
     format: ActionFormat

@@ -32,6 +32,9 @@ Failures: what was tried and did not work, and why.
 Leave out a heading that has nothing. Write plain text, {words} words at most."""
 
 _LABELS = {"task": "user", "reply": "agent", "observation": "output"}
+_MARKER = 16  # tokens of the line that stands for a middle that was cut out
+_MARKED = 60  # tokens of a message below which only its beginning is kept, without that line
+_LEAST_OUTPUT = 40  # tokens that each output must have, or all messages are cut alike
 _LEAST = 200
 """Tokens of the record below which a summary is not worth asking for."""
 
@@ -42,15 +45,16 @@ def summary_request(
     """What to ask the model so that it makes notes of ``old`` messages and of earlier ``notes``.
 
     ``room``: the tokens that the request may have; the longest messages are cut in their middle until it fits.
-    ``longest``: tokens of the notes. ``count`` counts those of a text. None where there is no room for a record worth the name.
+    ``longest``: tokens of the notes. ``count`` counts those of a text. None where there is no room for a record worth
+    the name.
     """
     instructions = _INSTRUCTIONS.format(words=max(40, longest // 3))
     pieces = [("notes so far", notes)] if notes else []
     pieces += [(_LABELS[entry.kind], counted_text(entry.message)) for entry in old]
-    left = room - count(instructions) - 40 - 12 * len(pieces)
+    left = room - count(instructions) - 60 - 14 * len(pieces)
     if left < _LEAST or not pieces:
         return None
-    texts = _within([text for _, text in pieces], left, count)
+    texts = _within(pieces, left, count)
     mark = hashlib.sha256("\0".join(texts).encode(errors="replace")).hexdigest()[:8]
     record = "\n".join(f"--- {mark} {label} ---\n{text}" for (label, _), text in zip(pieces, texts, strict=True))
     ask = f"{record}\n--- {mark} end of the record ---\nWrite the notes now."
@@ -61,19 +65,40 @@ def summary_request(
     )
 
 
-def _within(texts: list[str], room: float, count: Count) -> list[str]:
-    """The texts, the longest of them cut to one length so that all together have ``room``."""
+def _within(pieces: list[tuple[str, str]], room: float, count: Count) -> list[str]:
+    """The texts, the longest cut to one length so that all together have ``room``: outputs alone, if that is enough."""
+    texts = [text for _, text in pieces]
     sizes = [count(text) for text in texts]
-    if sum(sizes) <= room:
-        return texts
+    outputs = {i for i, (label, _) in enumerate(pieces) if label == _LABELS["observation"]}
+    fixed = sum(size for i, size in enumerate(sizes) if i not in outputs)
+    if outputs and room - fixed >= _LEAST_OUTPUT * len(outputs):
+        level = _level([sizes[i] for i in outputs], room - fixed)
+        return [
+            _cut(text, size, level) if i in outputs else text
+            for i, (text, size) in enumerate(zip(texts, sizes, strict=True))
+        ]
+    level = _level(sizes, room)
+    return [_cut(text, size, level) for text, size in zip(texts, sizes, strict=True)]
+
+
+def _level(sizes: list[int], room: float) -> float:
+    """The greatest size such that all sizes, none greater, fit into ``room``."""
     low, high = 0.0, float(max(sizes))
+    if sum(sizes) <= room:
+        return high
     for _ in range(20):
         level = (low + high) / 2
         low, high = (level, high) if sum(min(size, level) for size in sizes) <= room else (low, level)
-    return [
-        text if size <= low else shorten(text, max(0, int(len(text) * max(0.0, low - 25) / size)))
-        for text, size in zip(texts, sizes, strict=True)
-    ]
+    return low
+
+
+def _cut(text: str, size: int, level: float) -> str:
+    """About ``level`` tokens of a text that has ``size``."""
+    if size <= level:
+        return text
+    if level < _MARKED:
+        return text[: int(len(text) * max(0.0, level - 3) / size)] + " …"
+    return shorten(text, int(len(text) * (level - _MARKER) / size))
 
 
 def summary_text(said: str) -> str:

@@ -1,12 +1,12 @@
 """What of a conversation fits the model's window, and what goes next where it does not.
 
-Strategies, by name: ``none`` sends everything. ``truncate`` leaves out the oldest turns. ``elide`` first leaves out the
-oldest outputs, whose code stays with a line on what it changed, then turns. ``summarize``, the default, does the same but
-has the model write notes on the turns that go: what they found out would be lost otherwise, and one call in some ten turns
-is cheap beside it. A function of your own gets the whole prompt and gives back what is to be sent.
+Strategies, by name: ``none`` sends everything. ``truncate`` leaves out the oldest turns. ``elide`` first leaves out
+the oldest outputs, whose code stays with a line on what it changed, then turns. ``summarize``, the default, does the
+same but has the model write notes on the turns that go: what they found out would be lost otherwise, and one call in
+some dozens of turns is cheap beside it. A function of your own gets the whole prompt and gives back what is to be sent.
 
-Cuts are made in big steps, so that the beginning of the prompt stays the same for many turns and a server's prompt cache
-keeps working.
+Cuts are made in big steps, so that the beginning of the prompt stays the same for many turns and a server's prompt
+cache keeps working.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from codeact.events import Compacted, Event
 from codeact.observation import variables_text
 
 Strategy: TypeAlias = Callable[[Sequence[Message], int, Callable[[Message], int]], Sequence[Message]]
-"""``function(messages, room, count)``: the whole prompt, the tokens that it may have, and what counts those of a message.
-It gives back the prompt to send, and is asked before each reply of the model once the window is known."""
+"""``function(messages, room, count)``: the whole prompt, the tokens that it may have, and what counts those of a
+message. It gives back the prompt to send, and is asked before each reply of the model once the window is known."""
 
 STRATEGIES = ("none", "truncate", "elide", "summarize")
 DEFAULT = "summarize"
 
 _MARGIN, _EXACT_MARGIN = 1.15, 1.05  # for what is estimated, and where the server's tokenizer counted
-_RECORD = 0.5  # of the room is what a request for notes may take: no cache holds it
+_RECORD = 0.5  # of the room is what a request for notes may take, for no cache holds it …
+_SMALL_RECORD = 4000  # … but always this many tokens of the room
 _LEAST_NOTES = 128  # tokens that notes may always have
 _STATE = 2000  # characters of the listing of live variables, at most
 
@@ -45,7 +46,7 @@ def check_strategy(strategy: str | Strategy) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is left out next. ``request``: what to ask the model for notes on the turns that go, where that is wanted."""
+    """What is left out next. ``request``: what to ask the model so that it makes notes, where that is wanted."""
 
     cut: Compacted
     request: ModelRequest | None
@@ -67,10 +68,10 @@ class Plan:
 class Context:
     """Makes messages for one model. ``context_window`` and ``reserve`` (room for the reply) are in tokens.
 
-    ``messages`` are what the events say; ``plan`` says what must go before they fit, and whoever asks records that as an
-    event. ``context_window`` None: nothing is cut until a refusal tells (``shrink``). Tokens are estimated, corrected by
-    the ``usage`` of each reply, unless ``learn`` is told what the server counts for the texts of ``uncounted``.
-    ``max_images``: how many of the latest images are sent; 0 for a model that takes none.
+    ``messages`` are what the events say; ``plan`` says what must go before they fit, and whoever asks records that as
+    an event. ``context_window`` None: nothing is cut until a refusal tells (``shrink``). Tokens are estimated,
+    corrected by the ``usage`` of each reply, unless ``learn`` is told what the server counts for the texts of
+    ``uncounted``. ``max_images``: how many of the latest images are sent; 0 for a model that takes none.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class Context:
         if told + reserve >= self.context_window:
             raise ContextOverflow(
                 f"the system prompt of about {told} tokens leaves no room in the model's window of "
-                f"{self.context_window}: take a model with a larger window, or set it (--context-window) if that is wrong",
+                f"{self.context_window}: take a model with a larger one, or correct it with --context-window",
                 context_window=self.context_window,
             )
         size = history.size()
@@ -185,8 +186,9 @@ class Context:
             lead = history.lead(first)
             old = [*history.entries[lead : lead + (lead < first)], *history.entries[first : cut.dropped]]
             notes = history.cut.summary
+            record = min(room, max(_RECORD * room, _SMALL_RECORD))
             request = summary_request(
-                old, notes, room=_RECORD * room, longest=longest, count=self._count, temperature=temperature
+                old, notes, room=record, longest=longest, count=self._count, temperature=temperature
             )
         return Plan(cut, request, longest, cut.dropped > first, min(_STATE, int(room) // 4))
 

@@ -20,8 +20,6 @@ from codeact.contracts import (
     ModelRequest,
     Restart,
     TextDelta,
-    ToolCallDelta,
-    Usage,
     UsageReport,
 )
 from codeact.errors import ModelError, ModelRefused, ModelTimeout, ModelUnavailable, UsageError
@@ -31,7 +29,16 @@ from codeact.models.estimate import estimate_usage
 from codeact.models.refusal import Refusal, read_refusal
 from codeact.models.request import rejected_field, request_fields
 from codeact.models.windows import card_window, ollama_window, told_window
-from codeact.models.wire import DONE, BrokenStream, Choice, Completion, NotTheProtocol, TokenCount, payloads
+from codeact.models.wire import (
+    DONE,
+    BrokenStream,
+    Completion,
+    NotTheProtocol,
+    TokenCount,
+    chunks_of,
+    payloads,
+    usage_of,
+)
 
 if TYPE_CHECKING:
     import openai
@@ -165,13 +172,13 @@ class OpenAIModel:
         return self.context_window
 
     async def count_tokens(self, texts: Sequence[str]) -> Sequence[int] | None:
-        """The tokens of each text where vLLM or llama.cpp serve (see ``discover``), else None. Where the server fails to
-        tell once, it is not asked again."""
+        """The tokens of each text where vLLM or llama.cpp serve (see ``discover``), else None. A server that fails to
+        tell is not asked again."""
         if self._counts:
             self._connected()
             url = self.base_url.removesuffix("/v1") + "/tokenize"
             counts = await count_tokens(self._http, url, self._headers, self.served_by, self.name, texts)
-            self._counts = counts is not None
+            self._counts = counts is not None or self.served_by is None
             return counts
         return None
 
@@ -200,7 +207,7 @@ class OpenAIModel:
                     served = completion.model or served
                     count = completion.usage or count
                     for choice in (completion.choices or [])[:1]:
-                        for chunk in _chunks(choice):
+                        for chunk in chunks_of(choice):
                             reply.append(chunk.text if isinstance(chunk, TextDelta) else chunk.arguments)
                             room -= len(reply[-1])
                             yield chunk
@@ -215,7 +222,7 @@ class OpenAIModel:
             await response.aclose()
         if not ended:
             raise _Failed("the stream ended in the middle of the reply")
-        yield UsageReport(usage=_usage(count) or estimate_usage(request, reply), model=served)
+        yield UsageReport(usage=usage_of(count) or estimate_usage(request, reply), model=served)
         yield Finish(reason=reason)
 
     async def _next(self, events: AsyncIterator[str], ended: bool) -> Completion | Literal["[DONE]"] | None:
@@ -377,25 +384,6 @@ async def _drain(body: AsyncIterator[bytes]) -> None:
                 pass
     except (TimeoutError, _Failed):
         pass  # the reply is whole, only the connection is lost
-
-
-def _chunks(choice: Choice) -> list[TextDelta | ToolCallDelta]:
-    piece = choice.piece
-    chunks: list[TextDelta | ToolCallDelta] = [TextDelta(text=piece.text)] if piece.text else []
-    for position, call in enumerate(piece.tool_calls or []):
-        index = position if call.index is None else call.index
-        chunks.append(ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments))
-    return chunks
-
-
-def _usage(count: TokenCount | None) -> Usage | None:
-    if count is None or not count.prompt_tokens:
-        return None
-    return Usage(
-        prompt_tokens=count.prompt_tokens,
-        completion_tokens=count.completion_tokens or 0,
-        cached_tokens=count.cached_tokens,
-    )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

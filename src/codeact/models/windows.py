@@ -33,8 +33,8 @@ _CARDS: tuple[tuple[str, int], ...] = (
     (r"deepseek-(chat|coder|v3|r1)", 65_536),
     (r"smollm2", 8192),
 )
-"""The beginning of a model's name, and the tokens that its publisher states. Where several are known for one family, the
-smallest: a server's refusal costs less than a prompt that it cuts."""
+"""The beginning of a model's name, and the tokens that its publisher states. Where several are known for one family,
+the smallest: a server's refusal costs less than a prompt that it cuts."""
 
 
 def card_window(name: str) -> int | None:
