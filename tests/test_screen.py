@@ -189,8 +189,8 @@ def test_what_is_no_longer_sent_is_told() -> None:
 
     assert told(elided=7) == "[to fit the window, the outputs of 7 messages are left out]"
     assert told(dropped=4, elided=4, summary="x") == "[to fit the window, 4 old messages are summarised]"
-    cut = "[to fit the window, 4 old messages are left out; the outputs of 2 messages are left out; 1 longer than it is cut]"
-    assert told(dropped=4, elided=6, shortened=((6, 300),)) == cut
+    both = "4 old messages are left out; the outputs of 2 messages are left out; 1 longer than it is cut"
+    assert told(dropped=4, elided=6, shortened=((6, 300),)) == f"[to fit the window, {both}]"
 
 
 def test_summary() -> None:

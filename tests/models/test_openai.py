@@ -448,11 +448,13 @@ async def test_tokens_are_counted_by_the_server(kind: Any, owner: str) -> None:
         await model.discover()
         assert await model.count_tokens(["one two three", "", "four"]) == [3, 0, 1]
         assert all("model" in body for body in server.tokenized) == (kind == "vLLM")
+        await model.close()
     with ScriptedServer(model_fields={"owned_by": owner}) as server:
         model = connect(server)
         await model.discover()
         assert await model.count_tokens(["one"]) is None and len(server.tokenized) == 2
         assert await model.count_tokens(["one"]) is None and len(server.tokenized) == 2, "it is not asked again"
+        await model.close()
 
 
 def test_images_are_judged_by_name_unless_told() -> None:
