@@ -45,6 +45,7 @@ format: .venv/.dev
 benchmark: .venv/.demo
 	$(BIN)/python benchmarks/sessions.py
 	$(BIN)/python benchmarks/turn.py
+	$(BIN)/python benchmarks/context.py
 
 # After a change of dependencies: newest versions into a fresh environment, then written down without any address.
 constraints:

@@ -67,8 +67,10 @@ class ScriptedServer:
     ``behaviours``: the n-th completion request meets the n-th one, later ones the last.
     ``stops``: what it does with stop strings, its own ``natural_stop`` included: ``strips`` them from the reply,
     ``keeps`` them, or ``ignores`` them and goes on. ``pieces``: how the text is cut into chunks.
-    ``context_window``: a prompt of more words is refused in ``overflow_form``. ``api_key``: any other is refused, and
-    echoed. ``rejects``: fields refused with 400, ``vaguely`` without naming them. ``known_models``: others get 404.
+    ``context_window``: a prompt of more tokens is refused in ``overflow_form``; ``tokens`` counts those of a text, by
+    default its words. ``tokenizer``: ``/tokenize`` answers as that kind of server does. ``api_key``: any other is
+    refused, and echoed. ``rejects``: fields refused with 400, ``vaguely`` without naming them. ``refuses``: a 400 for
+    such requests. ``known_models``: others get 404.
     """
 
     def __init__(
@@ -84,9 +86,12 @@ class ScriptedServer:
         retry_after: str | None = None,
         context_window: int | None = None,
         overflow_form: OverflowForm = "llama.cpp",
+        tokens: Callable[[str], int] = lambda text: len(text.split()),
+        tokenizer: Literal["llama.cpp", "vLLM"] | None = None,
         api_key: str | None = None,
         rejects: Sequence[str] = (),
         vaguely: bool = False,
+        refuses: Callable[[Request], bool] = lambda body: False,
         known_models: Sequence[str] | None = None,
         model_fields: dict[str, Any] | None = None,
         props: dict[str, Any] | None = None,
@@ -101,9 +106,18 @@ class ScriptedServer:
         self.retry_after = retry_after
         self.context_window = context_window
         self.overflow_form = overflow_form
+        self.tokens = tokens
+        self.tokenizer = tokenizer
+        self.tokenized: list[Request] = []
+        """Bodies of the requests to ``/tokenize``."""
+        self.overflows = 0
+        """Prompts that were refused for their size."""
+        self.answers: dict[str, Any] = {}
+        """What further paths answer, to GET and POST."""
         self.api_key = api_key
         self.rejects = tuple(rejects)
         self.vaguely = vaguely
+        self.refuses = refuses
         self.known_models = known_models
         self.model_fields = model_fields or {}
         self.props = props
@@ -188,6 +202,23 @@ class ScriptedServer:
             return [text] if text else []
         return list(text) if self.pieces == "characters" else re.findall(r"\s?\w+|\s?[^\w\s]|\s", text)
 
+    def prompt_tokens(self, body: Request) -> int:
+        """The prompt's size as this server counts it: its texts, calls of tools included."""
+        texts = [str(m.get("content") or "") for m in body.get("messages", [])]
+        calls = [call["function"]["arguments"] for m in body.get("messages", []) for call in m.get("tool_calls") or []]
+        return sum(map(self.tokens, [*texts, *calls]))
+
+    def tokenize(self, body: Request) -> tuple[int, Any]:
+        """What ``/tokenize`` answers."""
+        with self._lock:
+            self.tokenized.append(body)
+        text = body.get("prompt" if self.tokenizer == "vLLM" else "content")
+        if self.tokenizer is None or not isinstance(text, str):
+            return 404, _error("File Not Found", "not_found_error", None)
+        count = self.tokens(text)
+        whole = {"count": count, "max_model_len": self.context_window} if self.tokenizer == "vLLM" else {}
+        return 200, {**whole, "tokens": list(range(count))}
+
     def refusal(self, body: Request, headers: dict[str, str]) -> tuple[int, Any] | None:
         """The status and body with which a well-behaved server refuses this request."""
         given = headers.get("authorization", "").removeprefix("Bearer ")
@@ -199,15 +230,14 @@ class ScriptedServer:
             if field in body:
                 message = "invalid request" if self.vaguely else _unsupported(field)
                 return 400, _error(message, "invalid_request_error", None, None if self.vaguely else field)
-        size = count_words(body)
+        if body and self.refuses(body):
+            return 400, _error("not this", "invalid_request_error", None)
+        size = self.prompt_tokens(body)
         if self.context_window is not None and size > self.context_window:
+            with self._lock:
+                self.overflows += 1
             return 400, overflow(self.overflow_form, size, self.context_window)
         return None
-
-
-def count_words(body: Request) -> int:
-    """The prompt's size as the server counts it: words."""
-    return len(" ".join(str(m.get("content") or "") for m in body.get("messages", [])).split())
 
 
 def overflow(form: OverflowForm, prompt: int, window: int) -> Any:
@@ -287,12 +317,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_json(200, {"object": "list", "data": entries})
         elif self.path == "/props" and self.script.props is not None:
             self.send_json(200, self.script.props)
+        elif self.path in self.script.answers:
+            self.send_json(200, self.script.answers[self.path])
         else:
             self.send_json(404, _error("File Not Found", "not_found_error", None))
 
     def do_POST(self) -> None:
         body: Request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         headers = {k.lower(): v for k, v in self.headers.items()}
+        if self.path == "/tokenize":
+            self.send_json(*self.script.tokenize(body))
+            return
+        if self.path in self.script.answers:
+            self.send_json(200, self.script.answers[self.path])
+            return
         behaviour = self.script.record(body, headers)
         refusal = self.script.refusal(body, headers)
         if refusal is None:
@@ -377,7 +415,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
 
     def count(self, body: Request, completion: int) -> dict[str, Any]:
-        prompt = count_words(body)
+        prompt = self.script.prompt_tokens(body)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,

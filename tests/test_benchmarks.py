@@ -15,6 +15,7 @@ PROGRAMS = sorted((ROOT / "benchmarks").glob("*.py"))
 
 GOALS: dict[str, set[str]] = {
     "sessions.py": {"start_ms", "start_factor", "memory_mb", "warm_p50", "sustained", "fork"},
+    "context.py": {"sent_before"},
     "turn.py": {"own_time_ms"},
 }
 """The goals that each program reports on."""

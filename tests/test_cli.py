@@ -60,6 +60,18 @@ def cli(home: Path, tmp_path: Path) -> Cli:
     return run
 
 
+def test_the_window_and_what_is_done_where_it_is_full_can_be_set(cli: Cli) -> None:
+    with ScriptedServer(["Never said."]) as server:
+        where = {"OPENAI_BASE_URL": server.base_url, "CODEACT_MODEL": "scripted"}
+        done = cli("run", "Go.", "--context-window", "300", **where)
+        assert done.returncode == 4 and server.requests == []
+        assert "leaves no room in the model's window of 300" in done.stderr and "--context-window" in done.stderr
+        assert cli("run", "Go.", **where, CODEACT_CONTEXT_WINDOW="300").returncode == 4
+        done = cli("run", "Go.", "--context", "forget", **where)
+        assert done.returncode == 2 and "--context: " in done.stderr and "'summarize'" in done.stderr
+        assert cli("run", "Go.", "--context", "elide", **where).stdout == "Never said.\n"
+
+
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
     """A run of one execution and an answer."""

@@ -72,6 +72,17 @@ def test_the_program_of_the_readme(tmp_path: Path) -> None:
     assert "0.92" in server.requests[1]["messages"][-1]["content"]
 
 
+def test_the_programs_of_the_page_on_context(tmp_path: Path) -> None:
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "context.md").read_text(), re.DOTALL)
+    assert len(programs) == 2
+    for program in programs:
+        (tmp_path / "page.py").write_text(program)
+        with ScriptedServer(["<execute>print(6 * 7)</execute>", "It is 42."]) as server:
+            done = run(tmp_path / "page.py", server=server, cwd=tmp_path)
+        assert done.stdout == "It is 42.\n", done.stderr
+        assert server.requests[1]["messages"][-1]["content"].startswith("Execution Output:\n42")
+
+
 def test_the_demo_repairs_its_error_and_leaves_its_files(tmp_path: Path) -> None:
     done = run("examples/demo.py", "--output", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -110,6 +111,7 @@ def test_nothing_of_a_model_or_of_code_reaches_the_terminal_raw(file: io.StringI
         events.TurnStarted(turn=2),
         events.Observed(turn=2, text=NASTY),
         events.Notice(text=NASTY),
+        events.Compacted(elided=6, dropped=4, shortened=((6, 300),), summary=NASTY, state=NASTY),
         events.ModelReplied(turn=2, reply=Reply(text=NASTY, answer=NASTY)),
         events.RunFinished(reason="model_error", message=NASTY),
     ]
@@ -180,6 +182,16 @@ def test_a_reply_that_cannot_be_followed_says_why() -> None:
     told: list[Event] = [events.TurnStarted(turn=1), events.Observed(turn=1, text="The arguments are not JSON.")]
     assert "The arguments are not JSON." in show(io.StringIO(), *told)
     assert "seen" not in show(io.StringIO(), *run_of(stream("x\n")), events.Observed(turn=1, text="seen"))
+
+
+def test_what_is_no_longer_sent_is_told() -> None:
+    def told(**fields: Any) -> str:
+        return show(io.StringIO(), events.Compacted(**fields)).strip()
+
+    assert told(elided=7) == "[to fit the window, the outputs of 7 messages are left out]"
+    assert told(dropped=4, elided=4, summary="x") == "[to fit the window, 4 old messages are summarised]"
+    both = "4 old messages are left out; the outputs of 2 messages are left out; 1 longer than it is cut"
+    assert told(dropped=4, elided=6, shortened=((6, 300),)) == f"[to fit the window, {both}]"
 
 
 def test_summary() -> None:

@@ -67,6 +67,13 @@ Tools: TypeAlias = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="Python whose @tool functions the code may call; run here; repeatable."),
 ]
+Context: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Where the window fills up: summarize [default], elide, truncate or none."),
+]
+Window: TypeAlias = Annotated[
+    int | None, typer.Option("--context-window", metavar="N", help="The model's window in tokens [default: its own].")
+]
 MaxTurns: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Replies of the model [default: 20].")]
 MaxTokens: TypeAlias = Annotated[int | None, typer.Option(metavar="N", help="Tokens of the whole run.")]
 MaxSeconds: TypeAlias = Annotated[float | None, typer.Option(metavar="S", help="Seconds of the whole run.")]
@@ -120,6 +127,8 @@ def run(
     base_url: BaseUrl = None,
     format: Format = None,
     sandbox: SandboxName = None,
+    context: Context = None,
+    context_window: Window = None,
     max_turns: MaxTurns = None,
     max_tokens_total: MaxTokens = None,
     max_seconds: MaxSeconds = None,
@@ -141,6 +150,7 @@ def run(
     from codeact import running
 
     flags: Flags = dict(model=model, base_url=base_url, format=format, sandbox=sandbox, max_turns=max_turns)
+    flags |= dict(context=context, context_window=context_window)
     flags |= dict(max_tokens_total=max_tokens_total, max_seconds=max_seconds, max_cost=max_cost)
     flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net, mcp=mcp)
     text = _argument_or_stdin(task, 'say what is to be done: codeact run "TASK"')
@@ -161,6 +171,8 @@ def chat(
     base_url: BaseUrl = None,
     format: Format = None,
     sandbox: SandboxName = None,
+    context: Context = None,
+    context_window: Window = None,
     max_turns: MaxTurns = None,
     max_tokens_total: MaxTokens = None,
     max_seconds: MaxSeconds = None,
@@ -187,6 +199,7 @@ def chat(
         raise UsageError(f"chat takes no {id!r}: to go on with a conversation, write codeact chat --resume {id}")
 
     flags: Flags = dict(model=model, base_url=base_url, format=format, sandbox=sandbox, max_turns=max_turns)
+    flags |= dict(context=context, context_window=context_window)
     flags |= dict(max_tokens_total=max_tokens_total, max_seconds=max_seconds, max_cost=max_cost)
     flags |= dict(timeout=timeout, memory=memory, network=network, allow_net=allow_net, mcp=mcp)
     resumed = saved.find(id) if resume else None

@@ -315,6 +315,16 @@ class Model(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class TokenCounter(Protocol):
+    """A model whose tokenizer can be asked."""
+
+    async def count_tokens(self, texts: Sequence[str]) -> Sequence[int] | None:
+        """The tokens of each text, without what a chat template adds. None where the server does not tell. Raises
+        ModelError where the model is not there."""
+        ...
+
+
 # --- the action format --------------------------------------------------------------------------------------------
 
 

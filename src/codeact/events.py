@@ -167,6 +167,25 @@ class Notice(BaseEvent):
     to_model: bool = False
 
 
+class Compacted(BaseEvent):
+    """From here on the model is sent less of what came before; the history itself stays whole.
+
+    Each such event says all that is left out from now on, so that the last one holds. Messages count from 0 in the
+    order of the history, the system prompt not among them. The outputs of those before ``elided`` are left out. Those
+    before ``dropped`` are gone but for the task that is being worked on; ``summary``, by the model and untrusted, and
+    ``state``, the live variables of the kernel, stand in their place. ``shortened``: messages too long for the window,
+    each with the characters kept of it. ``usage`` is what the summary cost, zero where the model was not asked.
+    """
+
+    type: Literal["compacted"] = "compacted"
+    elided: int = 0
+    dropped: int = 0
+    shortened: tuple[tuple[int, int], ...] = ()
+    summary: str = ""
+    state: str = ""
+    usage: Usage = Usage()
+
+
 EndReason: TypeAlias = Literal[
     "answered", "turns", "executions", "tokens", "time", "cost", "cancelled", "model_error", "sandbox_error", "error"
 ]
@@ -207,6 +226,7 @@ Event: TypeAlias = Annotated[
     | ExecutionFinished
     | Observed
     | Notice
+    | Compacted
     | RunFinished,
     Field(discriminator="type"),
 ]

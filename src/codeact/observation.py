@@ -245,6 +245,19 @@ def changes_text(changes: StateChanges, names: int = 10) -> str:
     return line[:1].upper() + line[1:]
 
 
+def variables_text(variables: Sequence[Variable], limit: int) -> str:
+    """Names with type and shape or length, in ``limit`` characters, and how many more there are."""
+    shown: list[str] = []
+    for variable in variables:
+        text = variable_text(variable)
+        if sum(map(len, shown)) + 2 * len(shown) + len(text) > limit:
+            break
+        shown.append(text)
+    left = len(variables) - len(shown)
+    more = f"{' and ' if shown else ''}{left} {'more' if shown else 'variables'}" if left else ""
+    return ", ".join(shown) + more
+
+
 def variable_text(variable: Variable) -> str:
     """``df (DataFrame 406×9)``: a name, its type, its shape or length."""
     kind = short(variable.type, 32)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from codeact import raster
 from codeact.contracts import DisplayOutput, ErrorOutput, ExecutionResult, StreamOutput
 from codeact.events import (
+    Compacted,
     ExecutionFinished,
     ExecutionStarted,
     ModelReplied,
@@ -110,6 +111,8 @@ def to_html(trajectory: Trajectory) -> str:
                 parts.append(_result(event.result))
             case Notice() | Resumed():
                 parts.append(f'<p class="note">{_text(event.text)}</p>')
+            case Compacted(summary=notes) if notes:
+                parts.append(f'<p class="note">Notes of the model in the place of what came before: {_text(notes)}</p>')
             case RunFinished():
                 parts.append(_finish(event))
             case _:

@@ -181,7 +181,8 @@ async def model_of(settings: Settings) -> AsyncIterator[Model]:
     from codeact.models import open_model
 
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    model = await open_model(settings.model, base_url=settings.base_url, api_key=key)
+    window = settings.context_window
+    model = await open_model(settings.model, base_url=settings.base_url, api_key=key, context_window=window)
     try:
         yield model
     finally:
@@ -215,6 +216,7 @@ async def opened(
                     tools=tools,
                     ask=ask,
                     ask_limit=asking.PATIENCE,
+                    context=wish.settings.context,
                 )
                 conversation = await stack.enter_async_context(begin(agent, progress))
             yield conversation

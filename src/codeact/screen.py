@@ -171,6 +171,8 @@ class Screen:
                     self._line(plain(event.text), "dim")
             case events.Notice() | events.Resumed():
                 self._line(plain(event.text), "yellow")
+            case events.Compacted():
+                self._line(f"[{compacted_text(event)}]", "dim")
             case events.RunFinished():
                 self._finished(event)
             case _:
@@ -320,6 +322,18 @@ def asked(question: Question) -> str:
     if question.kind == "approval":
         return f"The code wants to call {call_text(question.tool, question.arguments, 4000)}"
     return f"The code asks: {short(plain(question.prompt[:4000]), 2000)}"
+
+
+def compacted_text(event: events.Compacted) -> str:
+    """What the model is no longer sent, in one line."""
+    parts = []
+    if event.dropped:
+        parts.append(f"{event.dropped} old messages {'are summarised' if event.summary else 'are left out'}")
+    if event.elided > event.dropped:
+        parts.append(f"the outputs of {event.elided - event.dropped} messages are left out")
+    if event.shortened:
+        parts.append(f"{len(event.shortened)} longer than it {'is' if len(event.shortened) == 1 else 'are'} cut")
+    return f"to fit the window, {'; '.join(parts) or 'nothing more is left out'}"
 
 
 def summary(end: events.RunFinished) -> str:

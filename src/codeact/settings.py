@@ -19,6 +19,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "api_key": "OPENAI_API_KEY",
     "sandbox": "CODEACT_SANDBOX",
     "format": "CODEACT_FORMAT",
+    "context": "CODEACT_CONTEXT",
+    "context_window": "CODEACT_CONTEXT_WINDOW",
     "max_turns": "CODEACT_MAX_TURNS",
     "max_tokens_total": "CODEACT_MAX_TOKENS_TOTAL",
     "max_seconds": "CODEACT_MAX_SECONDS",
@@ -33,7 +35,8 @@ ENVIRONMENT: Mapping[str, str] = {
 
 
 class Settings(BaseModel):
-    """``timeout`` and ``max_seconds`` in seconds, ``memory`` in MiB, ``max_cost`` in US dollars. None: not set.
+    """``timeout`` and ``max_seconds`` in seconds, ``memory`` in MiB, ``max_cost`` in US dollars,
+    ``context_window`` in tokens. None: not set.
 
     ``allow_net`` is checked with the sandbox that it is for: ``codeact.sandbox.network.Network.of``.
     """
@@ -45,6 +48,8 @@ class Settings(BaseModel):
     api_key: SecretStr | None = None
     sandbox: str = "local"
     format: str | None = None
+    context: Literal["none", "truncate", "elide", "summarize"] = "summarize"
+    context_window: int | None = Field(None, ge=256)
     max_turns: int = Field(20, ge=1)
     max_tokens_total: int | None = Field(None, ge=1)
     max_seconds: float | None = Field(None, gt=0)

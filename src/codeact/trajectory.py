@@ -285,7 +285,7 @@ class _Upstream:
 def to_conversations(trajectory: Trajectory, id: str) -> dict[str, object]:
     """The record that the original trains on: ``{"id", "conversations": [{"role", "content"}]}``, nothing left out but
     pictures, which such a record cannot hold."""
-    turns = messages(trajectory.events, format=_Upstream(), context_window=None)
+    turns = messages(trajectory.events, format=_Upstream())
     return {"id": id, "conversations": [{"role": m.role, "content": m.text} for m in turns]}
 
 
@@ -297,7 +297,7 @@ def to_preference(before: Iterable[Event], chosen: Iterable[Event], rejected: It
     """
 
     def told(events: Iterable[Event]) -> list[dict[str, str]]:
-        turns = messages(tuple(events), format=_Upstream(), context_window=None)
+        turns = messages(tuple(events), format=_Upstream())
         return [{"role": m.role, "content": m.text} for m in turns]
 
     before, chosen, rejected = tuple(before), tuple(chosen), tuple(rejected)

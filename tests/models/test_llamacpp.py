@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from codeact.contracts import Finish, Message, Model, ModelRequest, TextDelta, UsageReport
+from codeact.contracts import Finish, Message, Model, ModelRequest, TextDelta, TokenCounter, UsageReport
 from codeact.errors import ContextOverflow, ModelUnavailable, UsageError
 from codeact.models import describe, open_model
 from codeact.models.llamacpp import LlamaCppModel
@@ -53,6 +53,8 @@ async def test_a_conversation(model: Model, capfd: pytest.CaptureFixture[str]) -
     assert isinstance(chunks[-1], Finish)
     assert describe(model).startswith("SmolLM2-135M-Instruct.Q4_1 from /")
     assert model.context_window == 512
+    assert isinstance(model, TokenCounter)
+    assert await model.count_tokens(["The capital of France", ""]) == [4, 0]
 
     with pytest.raises(ContextOverflow) as caught:
         async for _ in model.stream(request("word " * 1000)):

@@ -42,9 +42,9 @@ ASK = ModelRequest(messages=(Message(role="system", text="Be brief."), Message(r
 TEXT = "Let me see.\n<execute>print(6 * 7)</execute>"
 
 
-def connect(server: ScriptedServer, **options: Any) -> OpenAIModel:
+def connect(server: ScriptedServer, name: str = "scripted", **options: Any) -> OpenAIModel:
     settings: dict[str, Any] = {"base_url": server.base_url, "api_key": KEY, "backoff": 0.001, "timeout": 5.0}
-    return OpenAIModel("scripted", **{**settings, **options})
+    return OpenAIModel(name, **{**settings, **options})
 
 
 async def ask(model: Model, request: ModelRequest = ASK) -> list[ModelChunk]:
@@ -407,6 +407,54 @@ async def test_discover_reads_the_window_of_llama_cpp_and_vllm() -> None:
     with ScriptedServer() as server:
         assert await connect(server).discover() is None
         assert await connect(server, context_window=99).discover() == 99
+
+
+async def test_discover_reads_the_window_of_ollama() -> None:
+    running = {"models": [{"name": "scripted:latest", "context_length": 16000}]}
+    shown = {"parameters": "temperature 0.7\nnum_ctx 8192", "model_info": {"llama.context_length": 131072}}
+    answers: list[tuple[dict[str, Any], int | None]] = [
+        ({"/api/ps": running, "/api/show": shown}, 16000),
+        ({"/api/ps": {"models": []}, "/api/show": shown}, 8192),
+        ({"/api/show": {"model_info": {"llama.context_length": 131072}}}, 4096),
+        ({"/api/show": {"model_info": {"llama.context_length": 2048}}}, 2048),
+        ({"/api/ps": {"models": "no"}, "/api/show": []}, None),
+    ]
+    for told, window in answers:
+        with ScriptedServer(model_fields={"owned_by": "library"}) as server:
+            server.answers |= told
+            assert await connect(server).discover() == window
+            assert await connect(server, context_window=99).discover() == 99
+
+
+async def test_the_window_of_the_card_holds_until_the_server_tells() -> None:
+    def window(name: str, **options: Any) -> int | None:
+        return OpenAIModel(name, base_url="http://127.0.0.1:1/v1", api_key=KEY, **options).context_window
+
+    assert window("gpt-4o-mini") == 128_000 and window("openai/gpt-4.1") == 1_047_576
+    assert window("meta-llama/Llama-3.1-8B-Instruct") == 131_072 and window("CodeActAgent-Llama-7b") == 4096
+    assert window("replay of gpt-4o") is None and window("my-model") is None
+    assert window("gpt-4o", context_window=1000) == 1000
+    with ScriptedServer(model_fields={"max_model_len": 2000}, known_models=["gpt-4o"]) as server:
+        assert await connect(server, name="gpt-4o").discover() == 2000
+    with ScriptedServer(known_models=["gpt-4o"]) as server:
+        assert await connect(server, name="gpt-4o").discover() == 128_000
+
+
+@pytest.mark.parametrize(("kind", "owner"), [("llama.cpp", "llamacpp"), ("vLLM", "vllm")])
+async def test_tokens_are_counted_by_the_server(kind: Any, owner: str) -> None:
+    with ScriptedServer(tokenizer=kind, model_fields={"owned_by": owner}, api_key=KEY) as server:
+        model = connect(server)
+        assert await model.count_tokens(["one two"]) is None and server.tokenized == [], "what it is is not known yet"
+        await model.discover()
+        assert await model.count_tokens(["one two three", "", "four"]) == [3, 0, 1]
+        assert all("model" in body for body in server.tokenized) == (kind == "vLLM")
+        await model.close()
+    with ScriptedServer(model_fields={"owned_by": owner}) as server:
+        model = connect(server)
+        await model.discover()
+        assert await model.count_tokens(["one"]) is None and len(server.tokenized) == 2
+        assert await model.count_tokens(["one"]) is None and len(server.tokenized) == 2, "it is not asked again"
+        await model.close()
 
 
 def test_images_are_judged_by_name_unless_told() -> None:

@@ -24,7 +24,9 @@ class Agent(Options):
     ``ask``: who answers when a tool needs approval or the code calls ``input()``: a function that gets the Question, or
     ``"events"``, where the stream holds an Asked event and ``Conversation.answer`` answers it; None: nobody, and such
     code gets an exception at once. ``ask_limit``: seconds for each answer; no other limit counts them.
-    ``observation_limit``: characters of output that the model reads of one execution.
+    ``observation_limit``: characters of output that the model reads of one execution. ``context``: what is done where
+    the conversation fills the model's window: ``none``, ``truncate``, ``elide``, ``summarize`` or a function (see
+    ``codeact.context``). ``context_window`` in tokens; None: what the model or its server says.
     """
 
     def conversation(self) -> Conversation:

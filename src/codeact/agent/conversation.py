@@ -43,7 +43,8 @@ class Conversation(State):
     async def __aenter__(self) -> Conversation:
         agent = self.agent
         async with contextlib.AsyncExitStack() as stack:
-            self.model = agent.model if isinstance(agent.model, Model) else await open_model(agent.model)
+            given, window = agent.model, agent.context_window
+            self.model = given if isinstance(given, Model) else await open_model(given, context_window=window)
             if self.model is not agent.model:
                 stack.push_async_callback(self.model.close)
             self.format = get_format(agent.format or self._spoken() or format_for_model(self.model.name))
@@ -53,7 +54,10 @@ class Conversation(State):
             self.session = await self.sandbox.session(tools=self._tools())
             stack.push_async_callback(self.session.close)
             self.context = Context(
-                self.format, self.model.context_window, max_images=4 if self.model.accepts_images else 0
+                self.format,
+                window or self.model.context_window,
+                strategy=agent.context,
+                max_images=4 if self.model.accepts_images else 0,
             )
             self._stack = stack.pop_all()
         return self

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import assert_never
 
 from codeact import contracts, events
+from codeact.agent.compaction import Compaction
 from codeact.agent.options import Options
 from codeact.agent.person import Alarm, Person
 from codeact.budget import Meter
@@ -114,16 +115,21 @@ class Run:
 
     async def _ask_model(self) -> AsyncGenerator[Event]:
         """One reply, cut at its first action. ``self.reply`` is None when the run was stopped meanwhile."""
+        of = self.of
+        parts = (of.context, of.model, of.session, of.format, self.meter)
+        compaction = Compaction(*parts, self._next_chunk, lambda: of.cancelled or self.meter.seconds_left == 0)
         for last_try in (False, True):
+            async with contextlib.aclosing(compaction.play(of.events)) as cuts:
+                async for event in cuts:
+                    yield event
             try:
                 async with contextlib.aclosing(self._one_reply()) as told:
                     async for event in told:
                         yield event
                 return
             except ContextOverflow as error:
-                if last_try:
+                if last_try or not of.context.shrink(error):
                     raise
-                self.of.context.shrink(error)
                 yield events.Notice(text=f"The prompt did not fit the model's window and is cut: {error}")
 
     async def _one_reply(self) -> AsyncGenerator[Event]:

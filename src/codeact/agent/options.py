@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
 from codeact.budget import Budget
+from codeact.context import DEFAULT, Strategy, check_strategy
 from codeact.contracts import Answer, HostTool, Model, Question, Sandbox
 
 Asker = Callable[[Question], "Reaction | Awaitable[Reaction]"]
@@ -33,7 +34,10 @@ class Options:
         temperature: float | None = None,
         ask: Asker | Literal["events"] | None = None,
         ask_limit: float = 600.0,
+        context: str | Strategy = DEFAULT,
+        context_window: int | None = None,
     ) -> None:
+        check_strategy(context)
         self.model = model
         self.sandbox = sandbox
         self.format = format
@@ -46,3 +50,5 @@ class Options:
         self.temperature = temperature
         self.ask = ask
         self.ask_limit = ask_limit
+        self.context = context
+        self.context_window = context_window

@@ -45,7 +45,7 @@ async def find_local_servers(
 
 
 async def _ask(client: Any, kind: str, base_url: str, timeout: float) -> LocalServer | None:
-    answer = await _get(client, f"{base_url}/models", timeout, {})
+    answer = await fetch_json(client, f"{base_url}/models", timeout, {})
     if not isinstance(answer, dict) or not isinstance(answer.get("data") or [], list) or "data" not in answer:
         return None
     return LocalServer(server_kind(answer) or kind, base_url, model_names(answer))
@@ -69,28 +69,39 @@ def model_entries(answer: object) -> list[dict[str, object]]:
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
-async def get_json(url: str, *, timeout: float, headers: Mapping[str, str] | None = None) -> object | None:
+async def get_json(
+    url: str, *, timeout: float, headers: Mapping[str, str] | None = None, body: object = None
+) -> object | None:
     """What a server answers to GET, parsed, or None whatever goes wrong: an optional question, never an error.
+
+    With a ``body``, to POST of it as JSON.
 
     Bounded in time (``timeout`` seconds in all) and size; redirects are not followed; loopback ignores proxies.
     """
     import openai
 
     async with openai.DefaultAsyncHttpxClient(trust_env=not is_loopback(url), follow_redirects=False) as client:
-        return await _get(client, url, timeout, headers or {})
+        return await fetch_json(client, url, timeout, headers or {}, body)
 
 
-async def _get(client: Any, url: str, timeout: float, headers: Mapping[str, str]) -> object | None:
+async def fetch_json(
+    client: Any, url: str, timeout: float, headers: Mapping[str, str], body: object = None
+) -> object | None:
+    """``get_json`` over an HTTP client that there is already."""
+    request = {"method": "GET"} if body is None else {"method": "POST", "json": body}
     try:
-        async with asyncio.timeout(timeout), client.stream("GET", url, headers=dict(headers)) as response:
+        async with (
+            asyncio.timeout(timeout),
+            client.stream(url=url, headers=dict(headers), follow_redirects=False, **request) as response,
+        ):
             if response.status_code != 200:
                 return None
-            body = bytearray()
+            received = bytearray()
             async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > _MAX_ANSWER:
+                received += chunk
+                if len(received) > _MAX_ANSWER:
                     return None
-            answer: object = json.loads(body)
+            answer: object = json.loads(received)
             return answer
     except Exception:  # the HTTP library's own exceptions changed between versions of the SDK, and none matters here
         return None

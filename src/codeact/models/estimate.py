@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from codeact.context import estimate_tokens
+from codeact.context.tokens import estimate_tokens
 from codeact.contracts import ModelRequest, Usage
 
 _FRAME = 4  # tokens that a chat template puts around a message

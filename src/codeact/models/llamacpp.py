@@ -14,7 +14,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,7 @@ class LlamaCppModel:
             await self.close()
             raise ModelUnavailable(f"llama.cpp cannot load {self.path}: is the file whole, and is there memory for it?")
         model = OpenAIModel(self.name, base_url=json.loads(line)["address"] + "/v1", api_key=key, timeout=self._timeout)
+        model.served_by = "llama.cpp"
         self.context_window = await model.discover() or self.context_window
         model.context_window = self.context_window
         return model
@@ -114,6 +115,12 @@ class LlamaCppModel:
         async with aclosing(self._model.stream(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def count_tokens(self, texts: Sequence[str]) -> Sequence[int] | None:
+        """The tokens of each text by the model's own tokenizer. Raises as ``start``."""
+        await self.start()
+        assert self._model is not None
+        return await self._model.count_tokens(texts)
 
     async def close(self) -> None:
         """End the server and free its memory. Safe to call twice; the next ``stream`` loads again."""

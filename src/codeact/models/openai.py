@@ -7,7 +7,7 @@ import email.utils
 import os
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -20,16 +20,25 @@ from codeact.contracts import (
     ModelRequest,
     Restart,
     TextDelta,
-    ToolCallDelta,
-    Usage,
     UsageReport,
 )
 from codeact.errors import ModelError, ModelRefused, ModelTimeout, ModelUnavailable, UsageError
-from codeact.models.discover import get_json, is_loopback, model_entries, model_names, server_kind
+from codeact.models.counting import count_tokens
+from codeact.models.discover import get_json, is_loopback, model_names, server_kind
 from codeact.models.estimate import estimate_usage
 from codeact.models.refusal import Refusal, read_refusal
 from codeact.models.request import rejected_field, request_fields
-from codeact.models.wire import DONE, BrokenStream, Choice, Completion, NotTheProtocol, TokenCount, payloads
+from codeact.models.windows import card_window, ollama_window, told_window
+from codeact.models.wire import (
+    DONE,
+    BrokenStream,
+    Completion,
+    NotTheProtocol,
+    TokenCount,
+    chunks_of,
+    payloads,
+    usage_of,
+)
 
 if TYPE_CHECKING:
     import openai
@@ -49,7 +58,8 @@ class OpenAIModel:
     """A model behind an OpenAI-compatible server, by streaming chat completions.
 
     ``base_url`` and ``api_key`` default to ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``, then to OpenAI and no key.
-    ``accepts_images`` None: judged by the name. ``context_window`` in tokens, None: unknown (see ``discover``).
+    ``accepts_images`` None: judged by the name. ``context_window`` in tokens, None: what the model's
+    card says, where it is known (see also ``discover``).
     ``timeout``: seconds of silence allowed while a reply is awaited or streams. ``max_retries`` for 429, 5xx and broken
     streams, with doubling waits from ``backoff`` seconds. ``max_reply_chars`` ends a reply that does not end itself.
 
@@ -77,7 +87,8 @@ class OpenAIModel:
         self.base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
         if urlsplit(self.base_url).scheme not in ("http", "https") or not urlsplit(self.base_url).hostname:
             raise UsageError("the base URL of a model server looks like http://127.0.0.1:8000/v1")
-        self.context_window = context_window
+        self.context_window = context_window or card_window(name)
+        self._window_given = context_window is not None
         lowered = name.lower()
         guess = "-vl" in lowered or "vision" in lowered or lowered.rsplit("/", 1)[-1].startswith(_SEES)
         self.accepts_images = guess if accepts_images is None else accepts_images
@@ -91,6 +102,8 @@ class OpenAIModel:
         self._max_retries = max_retries
         self._backoff = backoff
         self._rejected: set[str] = set()
+        self._counts = True
+        self._http: Any = None
         self._client: openai.AsyncOpenAI | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -144,18 +157,37 @@ class OpenAIModel:
         return model_names(await self._ask(f"{self.base_url}/models"))
 
     async def discover(self) -> int | None:
-        """Fill ``context_window`` where it is None, as far as the server tells: llama.cpp's ``/props``, vLLM's
-        ``max_model_len``. Also learns what kind of server it is. Takes at most two seconds and never raises."""
-        if self.context_window is None:
-            root = self.base_url.removesuffix("/v1")
-            props, models = await asyncio.gather(self._ask(f"{root}/props"), self._ask(f"{self.base_url}/models"))
-            self.context_window = _window(props, models, self.name)
-            self.served_by = self.served_by or server_kind(models)
+        """Learn what kind of server this is and, unless ``context_window`` was given, the window that it says:
+        llama.cpp's ``/props``, vLLM's ``max_model_len``, Ollama's ``/api/ps`` and ``/api/show``; else the window stays
+        that of the card. Takes at most four seconds and never raises."""
+        root = self.base_url.removesuffix("/v1")
+        props, models = await asyncio.gather(self._ask(f"{root}/props"), self._ask(f"{self.base_url}/models"))
+        told = told_window(props, models, self.name)
+        self.served_by = self.served_by or server_kind(models) or ("llama.cpp" if props and told else None)
+        if self.served_by == "Ollama" and told is None:
+            show = self._ask(f"{root}/api/show", {"model": self.name})
+            told = ollama_window(*await asyncio.gather(self._ask(f"{root}/api/ps"), show), self.name)
+        if not self._window_given:
+            self.context_window = told or self.context_window
         return self.context_window
 
-    async def _ask(self, url: str) -> object | None:
-        headers = {} if self._api_key == NO_KEY else {"Authorization": f"Bearer {self._api_key}"}
-        return await get_json(url, timeout=_QUESTION_TIMEOUT, headers=headers)
+    async def count_tokens(self, texts: Sequence[str]) -> Sequence[int] | None:
+        """The tokens of each text where vLLM or llama.cpp serve (see ``discover``), else None. A server that fails to
+        tell is not asked again."""
+        if self._counts:
+            self._connected()
+            url = self.base_url.removesuffix("/v1") + "/tokenize"
+            counts = await count_tokens(self._http, url, self._headers, self.served_by, self.name, texts)
+            self._counts = counts is not None or self.served_by is None
+            return counts
+        return None
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {} if self._api_key == NO_KEY else {"Authorization": f"Bearer {self._api_key}"}
+
+    async def _ask(self, url: str, body: object = None) -> object | None:
+        return await get_json(url, timeout=_QUESTION_TIMEOUT, headers=self._headers, body=body)
 
     async def _attempt(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         response = await self._open(request)
@@ -175,7 +207,7 @@ class OpenAIModel:
                     served = completion.model or served
                     count = completion.usage or count
                     for choice in (completion.choices or [])[:1]:
-                        for chunk in _chunks(choice):
+                        for chunk in chunks_of(choice):
                             reply.append(chunk.text if isinstance(chunk, TextDelta) else chunk.arguments)
                             room -= len(reply[-1])
                             yield chunk
@@ -190,7 +222,7 @@ class OpenAIModel:
             await response.aclose()
         if not ended:
             raise _Failed("the stream ended in the middle of the reply")
-        yield UsageReport(usage=_usage(count) or estimate_usage(request, reply), model=served)
+        yield UsageReport(usage=usage_of(count) or estimate_usage(request, reply), model=served)
         yield Finish(reason=reason)
 
     async def _next(self, events: AsyncIterator[str], ended: bool) -> Completion | Literal["[DONE]"] | None:
@@ -266,7 +298,7 @@ class OpenAIModel:
         # Connections belong to the loop that opened them; a new loop needs a new client.
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
-            http = openai.DefaultAsyncHttpxClient(
+            self._http = http = openai.DefaultAsyncHttpxClient(
                 timeout=openai.Timeout(self._timeout, connect=self._connect_timeout),
                 trust_env=not is_loopback(self.base_url),
             )
@@ -354,25 +386,6 @@ async def _drain(body: AsyncIterator[bytes]) -> None:
         pass  # the reply is whole, only the connection is lost
 
 
-def _chunks(choice: Choice) -> list[TextDelta | ToolCallDelta]:
-    piece = choice.piece
-    chunks: list[TextDelta | ToolCallDelta] = [TextDelta(text=piece.text)] if piece.text else []
-    for position, call in enumerate(piece.tool_calls or []):
-        index = position if call.index is None else call.index
-        chunks.append(ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments))
-    return chunks
-
-
-def _usage(count: TokenCount | None) -> Usage | None:
-    if count is None or not count.prompt_tokens:
-        return None
-    return Usage(
-        prompt_tokens=count.prompt_tokens,
-        completion_tokens=count.completion_tokens or 0,
-        cached_tokens=count.cached_tokens,
-    )
-
-
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     value = headers.get("retry-after")
     if value is None:
@@ -385,12 +398,3 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             return None
     return max(0.0, seconds) if seconds == seconds else None
-
-
-def _window(props: object, models: object, name: str) -> int | None:
-    settings = props.get("default_generation_settings") if isinstance(props, dict) else None
-    candidates = [settings.get("n_ctx")] if isinstance(settings, dict) else []
-    for entry in model_entries(models):
-        if entry.get("id") == name:
-            candidates += [entry.get(key) for key in ("max_model_len", "context_length")]
-    return next((n for n in candidates if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)

@@ -12,6 +12,8 @@ from typing import Final
 
 from pydantic import BaseModel
 
+from codeact.contracts import TextDelta, ToolCallDelta, Usage
+
 MAX_PAYLOAD = 16 * 1024 * 1024
 """Bytes of one payload; a server that sends more without an end is broken."""
 
@@ -103,6 +105,27 @@ class Completion(BaseModel):
     usage: TokenCount | None = None
     model: str | None = None
     error: object = None
+
+
+def chunks_of(choice: Choice) -> list[TextDelta | ToolCallDelta]:
+    """What a piece of a reply adds to it."""
+    piece = choice.piece
+    chunks: list[TextDelta | ToolCallDelta] = [TextDelta(text=piece.text)] if piece.text else []
+    for position, call in enumerate(piece.tool_calls or []):
+        index = position if call.index is None else call.index
+        chunks.append(ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments))
+    return chunks
+
+
+def usage_of(count: TokenCount | None) -> Usage | None:
+    """The server's count, None where it gave none."""
+    if count is None or not count.prompt_tokens:
+        return None
+    return Usage(
+        prompt_tokens=count.prompt_tokens,
+        completion_tokens=count.completion_tokens or 0,
+        cached_tokens=count.cached_tokens,
+    )
 
 
 async def payloads(body: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
