@@ -158,13 +158,19 @@ async def test_a_call_through_the_agent_is_recorded_and_comes_back(sandbox: Sand
         """Another number each time."""
         return next(calls)
 
-    async with talk(sandbox, says(code("n = [draw(), draw()]"), "Done."), tools=[draw]) as conversation:
+    @tool
+    def check() -> int:
+        """Fails as it should."""
+        raise ValueError("not today")
+
+    cell = "n = [draw(), draw()]\ntry:\n    check()\nexcept ValueError as error:\n    n.append(str(error))"
+    async with talk(sandbox, says(code(cell), "Done."), tools=[draw, check]) as conversation:
         await collect(conversation)
         told = list(conversation.events)
-    if not any(isinstance(event, ToolCalled) for event in told):
-        pytest.skip("the loop does not tell of the calls of tools yet")
-    async with Agent(says(), sandbox=sandbox, tools=[draw]).resume(told) as conversation:
-        await works(conversation, "n", "[0, 1]")
+    assert [event.result for event in told if isinstance(event, ToolCalled)] == [0, 1, None]
+    async with Agent(says(), sandbox=sandbox, tools=[draw, check]).resume(told) as conversation:
+        await works(conversation, "n[:2]", "[0, 1]")
+        await works(conversation, "'not today' in n[2]", "True")
         assert next(calls) == 2
 
 

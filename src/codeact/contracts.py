@@ -165,7 +165,8 @@ class HostCall(Value):
     """The code has called a function of the host, and the call has ended.
 
     ``arguments`` and ``result`` are JSON values in the form of ``payload``, as they went to and from the kernel;
-    ``error`` is what the code got as an exception instead of a result. ``input()`` is told as a call of ``input``.
+    ``error`` is what the code got as an exception instead of a result, ``error_kind`` and ``error_type`` are its
+    ``kind`` and ``type_name`` (see ToolError). ``input()`` is told as a call of ``input``.
     ``duration`` is in seconds, ``waited`` how many of these a person took to decide. ``approval`` is empty where nobody
     was asked.
     """
@@ -176,6 +177,8 @@ class HostCall(Value):
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     result: JsonValue = None
     error: str | None = None
+    error_kind: str = ""
+    error_type: str = ""
     duration: float = 0.0
     waited: float = 0.0
     approval: Literal["", "approved", "refused"] = ""

@@ -131,6 +131,8 @@ class ToolCalled(BaseEvent):
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     result: JsonValue = None
     error: str | None = None
+    error_kind: str = ""
+    error_type: str = ""
     duration: float = 0.0
     waited: float = 0.0
     approval: Literal["", "approved", "refused"] = ""

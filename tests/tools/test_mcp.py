@@ -122,7 +122,7 @@ async def shown(session: Session, code: str) -> str:
 async def test_a_tool_is_a_function_with_its_signature_and_docstring(session: Session) -> None:
     assert await shown(session, "print(add(a=20, b=22), add(a=1))") == "42 3"
     told = await shown(session, "help(visit)")
-    assert "visit(*, place: 'dict', mode: \"Literal['walk', 'ride']\" = 'walk') -> 'dict'" in told
+    assert "visit(*, place: dict, mode: Literal['walk', 'ride'] = 'walk') -> dict" in told
     assert "- 'city' (str): The city's name." in told and "- 'zip' (str | None, optional)" in told
     assert "visit(*, place: dict, mode: Literal['walk', 'ride'] = 'walk') -> dict: Go somewhere." in session.description
     assert "More than one paragraph" not in session.description

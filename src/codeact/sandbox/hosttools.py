@@ -207,14 +207,14 @@ class Calls:
             result = await self._run(call, self._tools[name])
         except ToolError as error:
             message = encodable(error)[:20_000]
-            call.ended(error=message)
+            call.ended(error=message, kind=error.kind, type_name=error.type_name)
             return {"error": message, "kind": error.kind, "type": error.type_name}
         except asyncio.CancelledError:
             call.ended(error="the code was stopped before the call ended")
             raise
         except Exception as error:  # a mistake in the tool is told where it was called, and ends nothing here
             message = encodable(f"the tool failed: {type(error).__name__}: {error}")[:20_000]
-            call.ended(error=message)
+            call.ended(error=message, kind="failed", type_name=type(error).__name__)
             return {"error": message, "kind": "failed", "type": type(error).__name__}
         call.ended(result=result)
         return {"result": result}
@@ -320,13 +320,15 @@ class _Call:
         self._calls = calls
         self._began = time.monotonic()
 
-    def ended(self, *, result: Any = None, error: str | None = None) -> None:
+    def ended(self, *, result: Any = None, error: str | None = None, kind: str = "", type_name: str = "") -> None:
         told = HostCall(
             id=self.id,
             tool=self.tool,
             arguments=self.arguments,
             result=result,
             error=error,
+            error_kind=kind,
+            error_type=type_name,
             duration=time.monotonic() - self._began,
             waited=self.waited,
             approval=self.approval,

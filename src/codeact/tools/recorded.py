@@ -86,7 +86,7 @@ class Recording:
             raise ToolError(f"the recording does not hold the call {tool}({short(wanted[1:-1], 200)}): {others}")
         found.used = True
         if found.told.error is not None:
-            raise ToolError(found.told.error)
+            raise ToolError(found.told.error, found.told.error_kind or "failed", found.told.error_type)
         return found.told.result
 
     def _find(self, tool: str, arguments: Mapping[str, object]) -> _Call | None:
