@@ -1,0 +1,97 @@
+"""A real PostgreSQL for tests, from the machine's own package, as an ordinary user, on a Unix socket only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def binaries() -> Path | None:
+    """Where PostgreSQL's programs are, None where it is not installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    named = shutil.which("initdb")
+    return Path(named).resolve().parent if named else None
+
+
+MISSING = "PostgreSQL is not installed: apt-get install postgresql"
+
+
+class Postgres:
+    """One server with its data in a new directory; ``kill`` ends it as ``kill -9`` does, ``start`` starts it again."""
+
+    def __init__(self) -> None:
+        found = binaries()
+        assert found is not None
+        self._bin = found
+        self._home = Path(tempfile.mkdtemp(prefix="codeact-pg-", dir="/tmp"))  # a socket's path must be short
+        self._identity: dict[str, Any] = {}
+        if os.getuid() == 0:  # PostgreSQL refuses root
+            user = pwd.getpwnam("nobody")
+            self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            os.chown(self._home, user.pw_uid, user.pw_gid)
+        self._data = self._home / "data"
+        self._run("initdb", "-D", str(self._data), "-U", "codeact", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
+        self._server = 0
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = f"-k {self._home} -h ''"
+        self._run("pg_ctl", "-D", str(self._data), "-l", str(self._home / "log"), "-o", options, "-w", "start")
+        self._server = int((self._data / "postmaster.pid").read_text().split()[0])
+
+    def create(self, name: str) -> str:
+        """A new database; its address."""
+        self._run("createdb", "-h", str(self._home), "-U", "codeact", name)
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        return f"postgresql://codeact@/{name}?host={self._home}"
+
+    def psql(self, name: str, *arguments: str) -> str:
+        return self._run(
+            "psql", "-h", str(self._home), "-U", "codeact", "-d", name, "-v", "ON_ERROR_STOP=1", *arguments
+        )
+
+    def kill(self) -> None:
+        """Kill the server and every process of it."""
+        children = Path(f"/proc/{self._server}/task/{self._server}/children").read_text().split()
+        processes = [os.pidfd_open(pid) for pid in (self._server, *map(int, children)) if Path(f"/proc/{pid}").exists()]
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        for process in processes:
+            assert select.select([process], [], [], 30)[0], "the server outlives its kill"
+            os.close(process)
+        self._server = 0
+
+    def close(self) -> None:
+        if self._server:
+            self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
+        shutil.rmtree(self._home)
+
+    def _run(self, program: str, *arguments: str) -> str:
+        command = [str(self._bin / program), *arguments]
+        with tempfile.TemporaryFile("w+") as told:  # a file: the server inherits it and stays
+            done = subprocess.run(
+                command,
+                cwd=self._home,
+                stdin=subprocess.DEVNULL,
+                stdout=told,
+                stderr=told,
+                timeout=60,
+                **self._identity,
+            )
+            told.seek(0)
+            text = told.read()
+        assert done.returncode == 0, f"{program}: {text}"
+        return text
