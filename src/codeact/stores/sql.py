@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -33,11 +32,21 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from codeact.errors import StoreConflict, StoreError, StoreUnavailable
-from codeact.events import EVENT
+from codeact.errors import StoreError, StoreUnavailable
 from codeact.stores.cursor import Cursor
 from codeact.stores.schema import CONVERSATION, EVENTS, FILES, migrate, version
-from codeact.stores.store import VOIDS, Conversation, Entry, Record, Store, StoredFile, missing, missing_file
+from codeact.stores.store import (
+    VOIDS,
+    Conversation,
+    Entry,
+    Record,
+    Store,
+    StoredFile,
+    conflict,
+    missing,
+    missing_file,
+    record,
+)
 
 _READ_EVENTS = 500
 _READ_BYTES = 8 * 1024 * 1024
@@ -191,7 +200,7 @@ class SQLStore(Store):
                 now = connection.execute(select(head).where(CONVERSATION.c.id == id)).scalar_one_or_none()
                 if now is None:
                     raise missing(id)
-                raise StoreConflict(f"the conversation is at event {now}, not {expected}: read on, try again", now)
+                raise conflict(now, expected)
             connection.execute(insert(EVENTS), rows)
             self._index(connection, id, {e.seq: e.words for e in entries})
             for entry in entries:
@@ -213,7 +222,7 @@ class SQLStore(Store):
         """Page after page, each in a transaction of its own, so that a slow reader holds nothing."""
         until = (await self._get(id)).head
 
-        def page(connection: Connection) -> Sequence[Row[tuple[int, int | None, str]]]:
+        def page(connection: Connection) -> Sequence[Row[int, int | None, str]]:
             return connection.execute(_page(id, after, until)).all()
 
         while rows := await self._run(page):
@@ -272,7 +281,7 @@ class SQLStore(Store):
         await asyncio.to_thread(close)
 
 
-def _page(id: str, after: int, until: int) -> Select[tuple[int, int | None, str]]:
+def _page(id: str, after: int, until: int) -> Select[int, int | None, str]:
     """The next events, as many as have some megabytes, and one at least."""
     event = EVENTS.c
     ahead = (
@@ -307,11 +316,3 @@ def _live_before(id: str, entry: Entry) -> Any:
 
 def _conversation(row: Any) -> Conversation:
     return Conversation(**{**row._mapping, "settings": json.loads(row.settings)})
-
-
-def record(seq: int, parent: int | None, body: str, place: str) -> Record:
-    """A row as a record. Raises StoreUnavailable where the database gives back what we never wrote."""
-    try:
-        return Record(seq=seq, parent=parent, event=EVENT.validate_json(body))
-    except ValidationError as error:
-        raise StoreUnavailable(f"event {seq} in the store {place} is damaged: restore it from a copy") from error

@@ -20,11 +20,11 @@ from hashlib import sha256
 from types import TracebackType
 from typing import Final, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, ValidationError
 
 from codeact.contracts import Value
-from codeact.errors import NotStored, StoreRefused
-from codeact.events import LIVE, Event
+from codeact.errors import NotStored, StoreConflict, StoreRefused, StoreUnavailable
+from codeact.events import EVENT, LIVE, Event
 from codeact.stores.cursor import Cursor
 from codeact.stores.watch import Watch
 from codeact.stores.words import asked, found_in, words
@@ -304,6 +304,18 @@ def missing(id: str) -> NotStored:
 
 def missing_file(name: str) -> NotStored:
     return NotStored(f"the conversation has no file {_shown(name)}: it may have been deleted")
+
+
+def conflict(head: int, expected: int) -> StoreConflict:
+    return StoreConflict(f"the conversation is at event {head}, not {expected}: read on, then try again", head)
+
+
+def record(seq: int, parent: int | None, body: str, place: str) -> Record:
+    """A row as a record. Raises StoreUnavailable where the database gives back what we never wrote."""
+    try:
+        return Record(seq=seq, parent=parent, event=EVENT.validate_json(body))
+    except ValidationError as error:
+        raise StoreUnavailable(f"event {seq} in the store {place} is damaged: restore it from a copy") from error
 
 
 def clean_title(title: str) -> str:
