@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import secrets
 import select
 import shutil
 import signal
@@ -33,34 +34,35 @@ class Postgres:
         found = binaries()
         assert found is not None
         self._bin = found
-        self._home = Path(tempfile.mkdtemp(prefix="codeact-pg-", dir="/tmp"))  # a socket's path must be short
+        self.home = Path(tempfile.mkdtemp(prefix="codeact-pg-", dir="/tmp"))  # a socket's path must be short
         self._identity: dict[str, Any] = {}
         if os.getuid() == 0:  # PostgreSQL refuses root
             user = pwd.getpwnam("nobody")
             self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-            os.chown(self._home, user.pw_uid, user.pw_gid)
-        self._data = self._home / "data"
+            os.chown(self.home, user.pw_uid, user.pw_gid)
+        self._data = self.home / "data"
         self._run("initdb", "-D", str(self._data), "-U", "codeact", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
         self._server = 0
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        options = f"-k {self._home} -h ''"
-        self._run("pg_ctl", "-D", str(self._data), "-l", str(self._home / "log"), "-o", options, "-w", "start")
+        options = f"-k {self.home} -h ''"
+        self._run("pg_ctl", "-D", str(self._data), "-l", str(self.home / "log"), "-o", options, "-w", "start")
         self._server = int((self._data / "postmaster.pid").read_text().split()[0])
 
-    def create(self, name: str) -> str:
-        """A new database; its address."""
-        self._run("createdb", "-h", str(self._home), "-U", "codeact", name)
-        return self.url(name)
+    def create(self) -> str:
+        """A new schema to put a store in; its name. (Databases take long to make and to remove.)"""
+        name = f"test_{secrets.token_hex(8)}"
+        self.psql(f"CREATE SCHEMA {name}")
+        return name
 
-    def url(self, name: str) -> str:
-        return f"postgresql://codeact@/{name}?host={self._home}"
+    def url(self, schema: str) -> str:
+        return f"postgresql://codeact@/postgres?host={self.home}&options=-csearch_path%3D{schema}"
 
-    def psql(self, name: str, *arguments: str) -> str:
-        return self._run(
-            "psql", "-h", str(self._home), "-U", "codeact", "-d", name, "-v", "ON_ERROR_STOP=1", *arguments
-        )
+    def psql(self, *statements: str) -> str:
+        """Run statements from outside of the store."""
+        place = ("-h", str(self.home), "-U", "codeact", "-d", "postgres", "-v", "ON_ERROR_STOP=1")
+        return self._run("psql", *place, *(word for statement in statements for word in ("-c", statement)))
 
     def kill(self) -> None:
         """Kill the server and every process of it."""
@@ -77,14 +79,14 @@ class Postgres:
     def close(self) -> None:
         if self._server:
             self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
-        shutil.rmtree(self._home)
+        shutil.rmtree(self.home)
 
     def _run(self, program: str, *arguments: str) -> str:
         command = [str(self._bin / program), *arguments]
         with tempfile.TemporaryFile("w+") as told:  # a file: the server inherits it and stays
             done = subprocess.run(
                 command,
-                cwd=self._home,
+                cwd=self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=told,
                 stderr=told,

@@ -15,8 +15,10 @@ it is used as a path. It is not secret and not signed: whoever can write the fil
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -28,11 +30,11 @@ from pydantic import Field, JsonValue, ValidationError
 
 from codeact import __version__
 from codeact.contracts import Value
-from codeact.errors import StoreRefused, TrajectoryError
+from codeact.errors import StoreError, StoreRefused, TrajectoryError
 from codeact.events import LIVE, Event
 from codeact.stores.branches import path
 from codeact.stores.store import MAX_FILE, Record, Store
-from codeact.trajectory import MAX_LINE, Header, dump, load
+from codeact.trajectory import MAX_LINE, Header, Trajectory, dump, load
 
 VERSION = 1
 MAX_TRAJECTORY = 512 * 1024 * 1024
@@ -93,9 +95,7 @@ async def import_trajectory(store: Store, owner: str, file: Path, *, title: str 
 
     Raises TrajectoryError for a broken one, StoreRefused for one that is too large, UsageError where it cannot be read.
     """
-    if file.is_file() and file.stat().st_size > MAX_TRAJECTORY:
-        raise StoreRefused(f"{file.name} has more than {MAX_TRAJECTORY >> 20} MiB: too large to be imported")
-    trajectory = load(file)
+    trajectory = await asyncio.to_thread(_load, file)
     if not trajectory.events:
         raise TrajectoryError(f"{file.name} holds no event: there is nothing to import")
     named = title if title is not None else (trajectory.header.model_extra or {}).get("title", "")
@@ -109,6 +109,12 @@ async def import_trajectory(store: Store, owner: str, file: Path, *, title: str 
     except BaseException:
         await importing.undo()
         raise
+
+
+def _load(file: Path) -> Trajectory:
+    if file.is_file() and file.stat().st_size > MAX_TRAJECTORY:
+        raise StoreRefused(f"{file.name} has more than {MAX_TRAJECTORY >> 20} MiB: too large to be imported")
+    return load(file)
 
 
 # --- a whole store ---
@@ -154,8 +160,10 @@ async def import_archive(store: Store, file: Path, *, owner: str | None = None) 
     done: list[str] = []
     importing = _Importing(store)
     try:
-        with file.open("rb") as opened:
-            for number, line in _lines(opened):
+        with await asyncio.to_thread(file.open, "rb") as opened:
+            lines = _lines(opened)
+            while (found := await asyncio.to_thread(next, lines, None)) is not None:
+                number, line = found
                 if line.conversation is not None:
                     if importing.id:
                         done.append(await importing.finish())
@@ -173,8 +181,9 @@ async def import_archive(store: Store, file: Path, *, owner: str | None = None) 
         raise StoreRefused("the archive is cut off: it has no last line")
     except BaseException as error:
         await importing.undo()
-        for id in done:
-            await store.delete(id)
+        with contextlib.suppress(StoreError):  # the first error is the one to tell
+            for id in done:
+                await store.delete(id)
         if isinstance(error, OSError):
             raise StoreRefused(f"{file.name} cannot be read: {error.strerror or error}") from error
         raise
@@ -265,7 +274,8 @@ class _Importing:
         """Remove what is there of one that is not finished."""
         if self.id:
             unfinished, self.id = self.id, ""
-            await self._store.delete(unfinished)
+            with contextlib.suppress(StoreError):  # the first error is the one to tell
+                await self._store.delete(unfinished)
 
 
 def _lines(file: Any) -> Iterator[tuple[int, _Line]]:

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from pymongo import ASCENDING, DESCENDING, AsyncMongoClient, ReturnDocument, WriteConcern
 from pymongo.asynchronous.collection import AsyncCollection
@@ -38,8 +39,13 @@ from codeact.stores.store import (
 )
 
 VERSION = 1
-_PATIENCE = 30
-"""Seconds that one operation may take, finding the server included."""
+_LIMITS = {
+    "serverSelectionTimeoutMS": 10_000,
+    "connectTimeoutMS": 10_000,
+    "socketTimeoutMS": 30_000,
+    "waitQueueTimeoutMS": 30_000,
+}
+"""How long to wait for a server, where the address does not say it."""
 _INLINE = 4 * 1024 * 1024
 _PART = 8 * 1024 * 1024
 _LIVE = {"deleted": {"$exists": False}}
@@ -64,12 +70,9 @@ class MongoDBStore(Store):
         super().__init__()
         self.place = shown(url)
         try:
-            self._client: AsyncMongoClient[_Document] = AsyncMongoClient(
-                url,
-                serverSelectionTimeoutMS=10_000,
-                timeoutMS=_PATIENCE * 1000,
-                appname="codeact",
-            )
+            given = {name.lower() for name in parse_qs(urlsplit(url).query)}
+            limits: dict[str, Any] = {name: value for name, value in _LIMITS.items() if name.lower() not in given}
+            self._client: AsyncMongoClient[_Document] = AsyncMongoClient(url, appname="codeact", **limits)
             database = self._client.get_default_database("codeact").with_options(
                 write_concern=WriteConcern("majority", j=True), read_concern=ReadConcern("majority")
             )

@@ -170,7 +170,7 @@ class SQLStore(Store):
                 connection.execute(delete(self.message).where(old))
                 self._index(connection, id, {0: words})
 
-        await self._run(work, writes=True, scrub=words is not None)
+        await self._run(work, writes=True)
 
     async def _delete(self, id: str) -> None:
         def work(connection: Connection) -> None:

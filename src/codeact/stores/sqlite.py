@@ -19,6 +19,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     MetaData,
+    QueuePool,
     Table,
     Text,
     column,
@@ -74,9 +75,11 @@ class SQLiteStore(SQLStore):
     message = _MESSAGE
 
     def __init__(self, path: str) -> None:
+        address = f"file:{quote(os.path.abspath(path))}?mode=rw"  # it was made before, with its permissions
         engine = create_engine(
-            f"sqlite:///file:{quote(os.path.abspath(path))}?mode=rw&uri=true",
-            connect_args={"timeout": _PATIENCE},
+            "sqlite://",
+            creator=lambda: sqlite3.connect(address, uri=True, timeout=_PATIENCE, check_same_thread=False),
+            poolclass=QueuePool,
             pool_size=_READERS + 1,
             max_overflow=0,
         )
