@@ -315,9 +315,8 @@ class StoreContract:
     async def test_large_events_are_kept_whole(self, store: Store) -> None:
         made = await store.create("ann")
         large = "é" * (9 << 20)
-        assert await store.append(made.id, 0, [said("a"), said(large), said("b"), said(large)]) == 4
-        assert [len(text) for text in await notices(store, made.id)] == [1, len(large), 1, len(large)]
-        await store.delete(made.id)
+        assert await store.append(made.id, 0, [said("a"), said(large), said("b")]) == 3
+        assert [len(text) for text in await notices(store, made.id)] == [1, len(large), 1]
 
     async def test_a_long_conversation_is_read_in_order(self, store: Store) -> None:
         made = await store.create("ann")

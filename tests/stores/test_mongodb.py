@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 from collections.abc import AsyncIterator
@@ -35,6 +36,7 @@ class TestContract(StoreContract):
             await store.update_one({"_id": "version"}, {"$set": {"version": version}})
 
 
+@pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")
 async def test_errors_tell_no_password() -> None:
     with pytest.raises(StoreUnavailable) as caught:
         await open_store("mongodb://eve:hunter2@127.0.0.1:1/x?serverSelectionTimeoutMS=200")
@@ -43,3 +45,4 @@ async def test_errors_tell_no_password() -> None:
         with pytest.raises(UsageError) as wrong:
             await open_store(url)
         assert "hunter2" not in str(wrong.value)
+    gc.collect()  # pymongo leaves sockets that were refused to the collector

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from codeact.errors import StoreVersionError
-from codeact.events import EVENT
+from codeact.stores.store import record
 from codeact.stores.words import found_in, words
 
 METADATA = MetaData()
@@ -146,5 +146,5 @@ def _index_all(connection: Connection, index: Index) -> None:
         after = 0
         ahead = select(event.seq, event.body).where(event.conversation == id).order_by(event.seq).limit(20)
         while rows := connection.execute(ahead.where(event.seq > after)).all():
-            index(connection, id, {seq: words(found_in(EVENT.validate_json(body))) for seq, body in rows})
+            index(connection, id, {seq: words(found_in(record(seq, None, body, "here").event)) for seq, body in rows})
             after = rows[-1][0]
