@@ -75,8 +75,9 @@ class Postgres:
         for process in processes:
             assert select.select([process], [], [], 30)[0], "the server outlives its kill"
             os.close(process)
-        # where nobody takes notice of a dead process, its number stays and the file would seem to be in use
-        (self._data / "postmaster.pid").unlink()
+        # where nobody takes notice of a dead process, its number stays and these files would seem to be in use
+        for lock in (self._data / "postmaster.pid", *self.home.glob(".s.PGSQL.*.lock")):
+            lock.unlink()
         self._server = 0
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from codeact.errors import UsageError
 
@@ -44,12 +43,3 @@ async def open_store(url: str) -> Store:
             return await open_mongodb(url)
         case _:
             raise UsageError(f"{scheme[:40]!r} is no kind of store: use {_KINDS}")
-
-
-def shown(url: str) -> str:
-    """An address without user, password and options, for messages."""
-    try:
-        parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    except ValueError:
-        return url.partition(":")[0]

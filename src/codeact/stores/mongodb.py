@@ -23,7 +23,6 @@ from pymongo.errors import ConfigurationError, DuplicateKeyError, InvalidName, P
 from pymongo.read_concern import ReadConcern
 
 from codeact.errors import StoreUnavailable, StoreVersionError, UsageError
-from codeact.stores import shown
 from codeact.stores.cursor import Cursor
 from codeact.stores.store import (
     VOIDS,
@@ -36,6 +35,7 @@ from codeact.stores.store import (
     missing,
     missing_file,
     record,
+    shown,
 )
 
 VERSION = 1

@@ -24,9 +24,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY
 from sqlalchemy.exc import ArgumentError
 
 from codeact.errors import UsageError
-from codeact.stores import shown
 from codeact.stores.schema import CONVERSATION
 from codeact.stores.sql import SQLStore
+from codeact.stores.store import shown
 
 _PATIENCE = 30
 """Seconds that one statement may take, and that an answer of the server may be missing."""

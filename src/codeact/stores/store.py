@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -374,3 +375,12 @@ def _entries(expected: int, events: Sequence[Event], parent: int | None) -> list
         entries.append(Entry(seq, parent, event.type, body.decode(), words(text)))
         parent = None
     return entries
+
+
+def shown(url: str) -> str:
+    """An address without user, password and options, for messages."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    except ValueError:
+        return url.partition(":")[0]
