@@ -592,6 +592,7 @@ class StoreContract:
             importing = asyncio.create_task(import_trajectory(store, "bob", file))
             while not (found := await titles(store, "bob")):
                 assert not importing.done()
+                await asyncio.sleep(0)
             assert found in ([UNFINISHED], ["whole"])
             importing.cancel()
             await asyncio.gather(importing, return_exceptions=True)

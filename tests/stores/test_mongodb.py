@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import pytest_asyncio
 from pymongo import AsyncMongoClient
 
-from codeact.errors import StoreUnavailable, UsageError
-from codeact.stores import open_store
 from tests.stores.contract import StoreContract
 
 SERVER = os.environ.get("CODEACT_TEST_MONGODB_URL", "")
@@ -36,13 +36,20 @@ class TestContract(StoreContract):
             await store.update_one({"_id": "version"}, {"$set": {"version": version}})
 
 
-@pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")
-async def test_errors_tell_no_password() -> None:
-    with pytest.raises(StoreUnavailable) as caught:
-        await open_store("mongodb://eve:hunter2@127.0.0.1:1/x?serverSelectionTimeoutMS=200")
-    assert "hunter2" not in str(caught.value) and "127.0.0.1:1" in str(caught.value)
-    for url in ("mongodb://", "mongodb://eve:hunter2@", "mongodb://host/a b"):
-        with pytest.raises(UsageError) as wrong:
-            await open_store(url)
-        assert "hunter2" not in str(wrong.value)
-    gc.collect()  # pymongo leaves sockets that were refused to the collector
+def test_errors_tell_no_password() -> None:
+    """In a process of its own: pymongo leaves sockets that were refused to the collector, which warns."""
+    program = """
+import asyncio, sys
+for url in sys.argv[1:]:
+    try: asyncio.run(open_store(url))
+    except (StoreUnavailable, UsageError) as error: print(type(error).__name__, error)
+"""
+    urls = ["mongodb://eve:hunter2@127.0.0.1:1/x?serverSelectionTimeoutMS=200"]
+    urls += ["mongodb://", "mongodb://eve:hunter2@", "mongodb://host/a b"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *urls], capture_output=True, text=True, timeout=60, env=environment
+    )
+    kinds = [line.partition(" ")[0] for line in done.stdout.splitlines()]
+    assert kinds == ["StoreUnavailable", "UsageError", "UsageError", "UsageError"], done
+    assert "hunter2" not in done.stdout and "the store mongodb://127.0.0.1:1/x failed" in done.stdout

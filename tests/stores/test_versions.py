@@ -12,7 +12,7 @@ from codeact.events import ModelReplied, RunStarted
 from codeact.stores import open_store
 from codeact.stores.schema import VERSION
 from codeact.stores.store import Store
-from tests.stores.contract import ABSENT, records, said, titles
+from tests.stores.contract import records, said, titles
 from tests.stores.postgres import Postgres
 
 OLD = Path(__file__).parent / "versions"
@@ -70,7 +70,3 @@ async def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
         await open_store(str(file))
     assert list(connection.iterdump()) == before
     connection.close()
-
-
-def test_ids_in_these_files_are_ids() -> None:
-    assert len(ID) == len(ABSENT)

@@ -235,7 +235,7 @@ class MongoDBStore(Store):
                 cursor = self._appends.find(wanted, {"events.words": 0}).sort("first", ASCENDING).limit(20)
                 documents = [document async for document in cursor]
             if not documents:
-                return
+                raise missing(id)
             for document in documents:
                 for event in document["events"]:
                     if event["seq"] > after:

@@ -225,7 +225,11 @@ class SQLStore(Store):
         def page(connection: Connection) -> Sequence[Row[int, int | None, str]]:
             return connection.execute(_page(id, after, until)).all()
 
-        while rows := await self._run(page):
+        while after < until:
+            rows = await self._run(page)
+            if not rows:  # the last ones were live and have gone, or all of it has
+                await self._get(id)
+                return
             for seq, parent, body in rows:
                 yield record(seq, parent, body, self.place)
             after = rows[-1][0]

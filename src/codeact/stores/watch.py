@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 POLL = 0.1
 """Seconds between two questions to the database while somebody waits."""
+_REMEMBERED = 10_000
 
 Heads = Callable[[Sequence[str]], Awaitable[Mapping[str, int]]]
 
@@ -20,12 +21,19 @@ class Watch:
 
     def __init__(self, heads: Heads) -> None:
         self._heads = heads
+        self._told: dict[str, int] = {}
         self._waiting: dict[str, set[asyncio.Future[int | None]]] = {}
         self._after: dict[asyncio.Future[int | None], int] = {}
         self._poller: asyncio.Task[None] | None = None
 
     def tell(self, id: str, head: int | None) -> None:
         """The conversation has come to ``head``; None: it is gone."""
+        if head is None:
+            self._told.pop(id, None)
+        else:
+            if len(self._told) >= _REMEMBERED:
+                self._told.clear()  # who asks is then told by the database, a little later
+            self._told[id] = max(head, self._told.get(id, 0))
         for waiter in tuple(self._waiting.get(id, ())):
             if not waiter.done() and (head is None or head > self._after[waiter]):
                 waiter.set_result(head)
@@ -35,6 +43,8 @@ class Watch:
 
         Raises what ``heads`` raises.
         """
+        if (told := self._told.get(id, 0)) > after:  # written between the caller's last look and now
+            return told
         waiter: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(id, set()).add(waiter)
         self._after[waiter] = after
