@@ -40,6 +40,8 @@ def test_errors_tell_no_password() -> None:
     """In a process of its own: pymongo leaves sockets that were refused to the collector, which warns."""
     program = """
 import asyncio, sys
+from codeact.errors import StoreUnavailable, UsageError
+from codeact.stores import open_store
 for url in sys.argv[1:]:
     try: asyncio.run(open_store(url))
     except (StoreUnavailable, UsageError) as error: print(type(error).__name__, error)
