@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 HEAVY = {
     "IPython", "fastapi", "httpx", "ipykernel", "jupyter_client", "matplotlib", "numpy", "openai", "pandas", "pydantic",
-    "rich", "torch", "typer", "xllamacpp", "zmq",
+    "psycopg", "pymongo", "rich", "sqlalchemy", "torch", "typer", "xllamacpp", "zmq",
 }  # fmt: skip
 # run in the sandbox only, where the kernel is what is wanted
 INSIDE = {
@@ -71,7 +71,9 @@ def test_the_package_itself_loads_nothing(tmp_path: Path) -> None:
     assert "asyncio" not in told["modules"]
 
 
-@pytest.mark.parametrize("module", ["codeact.agent", "codeact.sandbox", "codeact.models", "codeact.tools"])
+@pytest.mark.parametrize(
+    "module", ["codeact.agent", "codeact.sandbox", "codeact.models", "codeact.stores", "codeact.tools"]
+)
 def test_the_agent_loads_no_kernel_and_no_client(module: str, tmp_path: Path) -> None:
     assert HEAVY & loaded(f"import {module}", tmp_path) <= {"pydantic"}
 

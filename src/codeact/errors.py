@@ -16,6 +16,12 @@ An error in the *model's* code is an observation, never one of these. These say 
     │   ├── KernelStartError        the kernel did not come up
     │   ├── SessionClosed           the session was closed, or its sandbox was
     │   └── FileTransferError       a file could not be put into or taken out of the workspace
+    ├── StoreError              the store of conversations failed or refused
+    │   ├── StoreUnavailable        its database does not answer, or has no room or no rights
+    │   ├── StoreVersionError       it was made by a newer release
+    │   ├── StoreConflict           another writer was first: nothing was written
+    │   ├── NotStored               it holds no such conversation or file
+    │   └── StoreRefused            what was given cannot be kept: too large, not valid, not an archive
     └── ToolError               a host tool refused or failed; its message is what the code in the sandbox sees
 """
 
@@ -84,6 +90,34 @@ class SessionClosed(SandboxError):
 
 class FileTransferError(SandboxError):
     """A file could not be put into or taken out of the workspace (missing, too large, no space, not a file)."""
+
+
+class StoreError(CodeActError):
+    """The store of conversations failed or refused."""
+
+
+class StoreUnavailable(StoreError):
+    """The store's database does not answer, or it has no room or no rights. Whether a write was kept is not known."""
+
+
+class StoreVersionError(StoreError):
+    """The store was made by a newer release; nothing in it was touched."""
+
+
+class StoreConflict(StoreError):
+    """Another writer was first, and nothing was written. ``head`` is the conversation's last sequence number now."""
+
+    def __init__(self, message: str, head: int) -> None:
+        super().__init__(message)
+        self.head = head
+
+
+class NotStored(StoreError):
+    """The store holds no such conversation or file."""
+
+
+class StoreRefused(StoreError):
+    """What was given cannot be kept or read: too large, not valid, not an archive. Nothing was written."""
 
 
 class ToolError(CodeActError):
