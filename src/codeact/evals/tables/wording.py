@@ -15,7 +15,7 @@ from codeact.evals.tables.table import Column, Table
 
 LEXICON: Mapping[str, str] = {
     "high": "highest|largest|greatest|biggest|maximum|peak|leading",
-    "low": "lowest|smallest|least|minimum|tiniest|bottommost",
+    "low": "lowest|smallest|minimum|tiniest|bottommost",
     "mean": "mean|average|arithmetic mean|avg",
     "median": "median|middle value|midmost value",
     "sum": "sum|total|overall total|grand total|sum total",
@@ -24,7 +24,7 @@ LEXICON: Mapping[str, str] = {
     "row": "row|record|entry|line",
     "number": "number|count|amount|tally",
     "share": "percentage|share in percent|percent share|proportion in percent|fraction in percent|portion in percent",
-    "difference": "difference|distance|how far apart, as a positive number,|gap|discrepancy",
+    "difference": "difference|distance|gap|discrepancy",
     "find": "Find|Compute|Determine|Calculate|Work out|Get|Report|Tell me|Give me|Ascertain|Establish|Figure out",
     "need": "I need|I would like to know|I want|I am looking for|We need|My question is about",
     "please": "|please |kindly ",
@@ -33,7 +33,7 @@ LEXICON: Mapping[str, str] = {
     "different": "different|distinct|unique",
     "missing": "missing|empty|absent|not filled in|blank",
     "duplicate": "duplicate|doubled|duplicated|repeated",
-    "save": "Save|Write|Store|Put|Export|Dump",
+    "save": "Save|Write|Store|Export|Dump",
     "plot": "plot|figure|picture|graph|chart",
     "draw": "Draw|Plot|Make|Produce|Visualise",
     "clean": "clean|clean up|repair|correct|tidy|scrub",
@@ -77,11 +77,11 @@ _LEADS = (
     "The data is in {file}. {q}", "{file} holds [the data|a table|our figures]. {q}", "From {file}, answer this: {q}",
     "[Have a look at|Take] the [table|data|file] {file}. {q}", "I have put {file} into [the workspace|your folder]. {q}",
 )  # fmt: skip
-_TAILS = ("{q} (file: {file})", "{q} The file is {file}.", "{q} Use {file}.", "{q} The data: {file}")
+_TAILS = ("{q} (file: {file})", "{q} The file is {file}.", "{q} [Use|Kindly use] {file}.", "{q} The data: {file}")
 _TERSE = ("{file}: {n}", "{n} in {file}?", "{n} ({file})", "{file} - {n}?", "{n}, from {file}", "{file} -> {n}")
-_CHATTY = (
+_CHATTY: tuple[str, ...] = (
     "[Hi|Hello|Hey|Good morning]! [I am working on a report|We talked about this at lunch|I am new to this data]"
-    " and [have|got] a question about {file}. {q} [Thanks!|Many thanks.|Thank you in advance.|]",
+    " and [have|got] a question about {file}. {q} [Thanks!|Many thanks.|Thank you in advance.|Kindly be quick.|]",
     "[Could you help me?|A quick one:|Quick question.|Can you check something?] {q} [It is all in|See|The data is in]"
     " {file}.[ Thanks!| No hurry.|]",
     "[My boss|A colleague|A customer|My teacher] [asked me|wants to know] something about {file}. {q}"
@@ -162,14 +162,14 @@ class Words:
         style = self.rng.choice(("plain", "plain", "plain", "terse", "chatty", "distracted"))
         if _known(nouns) and (not asks or self.rng.random() < 0.5):
             noun = self.say(self.one(nouns), **slots)
-            if style == "terse":
-                return self.say(self.rng.choice(_TERSE), n=noun, file=file)
+            if style == "terse" and table:
+                return self.say(self.rng.choice(_TERSE), n=noun.rstrip(","), file=file)
             sentence = self.say(self.rng.choice(_ASKED), n=noun)
         else:
             sentence = self.say(self.one(asks), **slots)
-        sentence = sentence[:1].upper() + sentence[1:]
+        sentence = _capital(re.sub(r",+\s*(?=[.?,])", "", sentence))
         if not table:
-            wrap = self.rng.choice(("{q}", "{q}", "[Hi!|Hello,|A small task:|Please help:] {q}", "{q} [Thanks.|Please.]"))
+            wrap = self.rng.choice(("{q}", "{q}", "[Hi!|Hello!|A small task:|Please help:|Kindly help:] {q}", "{q} [Thanks.|Please.]"))
             return self.say(wrap, q=sentence)
         if style == "chatty":
             return self.say(self.rng.choice(_CHATTY), q=sentence, file=file)
@@ -177,7 +177,7 @@ class Words:
             return sentence
         frames = [frame for frame in (*_LEADS, *_TAILS) if "{file}" in frame]
         text = self.say(self.rng.choice(frames), q=sentence, file=file)
-        text = text[:1].upper() + text[1:] if not text.startswith(table[:1]) else text
+        text = _capital(text)
         if style == "distracted":
             odd = self.say(self.rng.choice(_DISTRACTION))
             text = f"{odd} {text}" if self.rng.random() < 0.5 else f"{text} {odd}"
@@ -191,6 +191,11 @@ def spoken_name(name: str) -> str:
     """``unit_price``, ``unit.price``, ``UnitPrice``: unit price."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return re.sub(r"[_. ]+", " ", spaced).strip().lower()
+
+
+def _capital(sentence: str) -> str:
+    """Begun with a capital, unless it begins with the name of a file."""
+    return sentence if "." in sentence.partition(" ")[0].rstrip(".,:") else sentence[:1].upper() + sentence[1:]
 
 
 def _innermost(text: str) -> tuple[int, int] | None:
