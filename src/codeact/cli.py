@@ -291,7 +291,8 @@ def evaluate_tables(
         Path | None, typer.Option("--out", metavar="FILE", help="Record every sample (JSONL); go on where it ends.")
     ] = None,
     replay: Annotated[
-        Path | None, typer.Option("--replay", metavar="FILE", help="Say again what such a record holds; code runs anew.")
+        Path | None,
+        typer.Option("--replay", metavar="FILE", help="Say again what such a record holds; its code runs."),
     ] = None,
     max_turns: MaxTurns = None,
     max_seconds: MaxSeconds = None,

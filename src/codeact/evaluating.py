@@ -94,7 +94,7 @@ async def tables(settings: Settings, choice: Choice) -> int:
                 warn_of(sandbox)
                 suite = Suite(chosen, _agents(settings, model_for, sandbox, budget), record, _progress)
                 say(f"model: {short(name, 200)} · {len(chosen)} tasks · code runs in: {sandbox.name}", "dim")
-                interrupts.stop = lambda: (say("\nstopping … (once more to force it)", "yellow"), suite.stop())
+                interrupts.stop = lambda: _stop(suite)
                 with starting():
                     await (await sandbox.session()).close()
                 try:
@@ -109,11 +109,19 @@ async def tables(settings: Settings, choice: Choice) -> int:
     return interrupts.status or _ended(suite, choice)
 
 
+def _stop(suite: Suite) -> None:
+    say("\nstopping … (once more to force it)", "yellow")
+    suite.stop()
+
+
 def _ended(suite: Suite, choice: Choice) -> int:
     for task, why in list(suite.broken.items())[:3]:
         say(f"error: {task}: {short(why, 300)}", "red")
     if suite.broken:
-        say(f"{len(suite.broken)} attempts were broken off and are not counted: the same command tries them again", "red")
+        say(
+            f"{len(suite.broken)} attempts were broken off and are not counted: the same command tries them again",
+            "red",
+        )
         return 4
     if choice.out is not None:
         say(f"recorded in {choice.out}", "dim")
@@ -131,4 +139,5 @@ def _agents(
 
 def _progress(sample: Sample, done: int, of: int) -> None:
     verdict = "solved" if sample.solved else f"not solved: {short(sample.why, 100)}"
-    say(f"{done}/{of}  {sample.task}  {sample.family}  {sample.seconds:.1f} s  {verdict}", "" if sample.solved else "yellow")
+    line = f"{done}/{of}  {sample.task}  {sample.family}  {sample.seconds:.1f} s  {verdict}"
+    say(line, "" if sample.solved else "yellow")

@@ -5,6 +5,7 @@ An answer has to commit itself: one that names several candidates for one thing,
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def _number(check: NumberCheck, text: str, question: str) -> str | None:
     asked = {number.value for number in numbers_in(question)}
     claims = [n for n in every if right(n) or n.value not in asked]
     others = {n.value for n in claims if not right(n)}
-    for one, two in zip(every, every[1:], strict=False):
+    for one, two in itertools.pairwise(every):
         if right(one) != right(two) and _JOINED.fullmatch(text[one.end : two.start]) and {one, two} <= set(claims):
             return "the answer leaves open which number it means"
     leads = {_lead(text, n) for n in claims if right(n)}
@@ -172,7 +173,9 @@ def _numbers(check: NumbersCheck, text: str) -> str | None:
 # --- labels -------------------------------------------------------------------------------------------------------
 
 
-def mentions(choices: Iterable[str], text: str, aliases: dict[str, tuple[str, ...]] | None = None) -> list[tuple[int, int, str]]:
+def mentions(
+    choices: Iterable[str], text: str, aliases: dict[str, tuple[str, ...]] | None = None
+) -> list[tuple[int, int, str]]:
     """Where choices are named in a text: start, end, choice; a longer name hides a shorter one inside it."""
     forms = {form: choice for choice in choices for form in (choice, *(aliases or {}).get(choice, ()))}
     taken: list[tuple[int, int, str]] = []
@@ -184,18 +187,25 @@ def mentions(choices: Iterable[str], text: str, aliases: dict[str, tuple[str, ..
     return sorted(taken)
 
 
+DENIAL = r"(?i)\b(not|isn't|never|neither|nor|except)\s+(the\s+)?['\"]?$"
+
+
 def _label(check: LabelCheck, text: str, question: str) -> str | None:
     found = mentions(check.choices, text, check.aliases)
     named = _in_order(choice for _, _, choice in found)
     if check.label not in named:
-        return f"the answer does not name {check.label}" if named else f"the answer names none of the choices ({check.label})"
+        return (
+            f"the answer does not name {check.label}"
+            if named
+            else f"the answer names none of the choices ({check.label})"
+        )
     for start, _, choice in found:
-        if choice == check.label and re.search(r"(?i)\b(not|isn't|never|neither|nor|except)\s+(the\s+)?['\"]?$", text[:start]):
+        if choice == check.label and re.search(DENIAL, text[:start]):
             return f"the answer denies {check.label}"
     others = [choice for choice in named if choice != check.label]
     if not others:
         return None
-    for (_, end, one), (start, _, two) in zip(found, found[1:], strict=False):
+    for (_, end, one), (start, _, two) in itertools.pairwise(found):
         if one != two and check.label in (one, two) and _JOINED.fullmatch(re.sub(r"['\"]", "", text[end:start])):
             return "the answer leaves open which one it means"
     asked = {choice for _, _, choice in mentions(check.choices, question, check.aliases)}

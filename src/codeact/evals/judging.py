@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -93,7 +94,7 @@ async def _fetched(session: Session, file: str) -> bytes | str:
 async def _look(session: Session, expression: str) -> Any:
     """What a function of ``look`` says in a session, None where it fails."""
     mark = secrets.token_hex(8)
-    code = f"{Path(look.__file__).read_text()}\nsay({mark!r}, {expression})"
+    code = f"{_source()}\nsay({mark!r}, {expression})"
     result = await session.run(code, timeout=LIMIT)
     for line in result.stdout.splitlines():
         if line.startswith(mark):
@@ -102,6 +103,11 @@ async def _look(session: Session, expression: str) -> Any:
             except ValueError:
                 return None
     return None
+
+
+@functools.cache
+def _source() -> str:
+    return Path(look.__file__).read_text()
 
 
 async def _picture(data: bytes, sandbox: Sandbox) -> str | None:

@@ -11,8 +11,6 @@ from codeact.errors import TrajectoryError, UsageError
 from codeact.evals.sample import Sample
 
 
-
-
 def load(path: Path) -> tuple[dict[str, Sample], int]:
     """The samples of a file by their task, and the bytes that whole lines take: a kill may have torn the last one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -79,11 +80,13 @@ class Sample(Value):
 
 def sample_of(task: Task, result: RunResult, verdict: Verdict) -> Sample:
     """The record of a finished and judged run."""
-    told = to_conversations(Trajectory(events=tuple(e for e in result.events if not isinstance(e, events.LIVE))), task.id)
+    told = to_conversations(
+        Trajectory(events=tuple(e for e in result.events if not isinstance(e, events.LIVE))), task.id
+    )
     start = next(event for event in result.events if isinstance(event, events.RunStarted))
     steps = steps_of(result.events)
     failed = sum(step.status != "ok" for step in steps)
-    pairs = zip(steps, steps[1:], strict=False)
+    pairs = itertools.pairwise(steps)
     conversations = told["conversations"]
     assert isinstance(conversations, list)
     end = result.end

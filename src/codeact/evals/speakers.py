@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Mapping
 
 from codeact.contracts import Finish, Model, ModelChunk, ModelRequest, TextDelta
@@ -9,6 +10,9 @@ from codeact.errors import UsageError
 from codeact.evals.sample import Sample
 from codeact.evals.task import Task
 from codeact.models.replay import ReplayModel
+
+_STATE = re.compile(r"(?:\n|^)\[[A-Z][^\n]*\]\s*$")
+"""The line of an observation that tells which names are new."""
 
 
 class ReferenceModel:
@@ -28,7 +32,7 @@ class ReferenceModel:
         if said < len(self._task.reference):
             yield TextDelta(text=f"<execute>\n{self._task.reference[said]}\n</execute>")
         else:
-            read = request.messages[-1].text.removeprefix("Execution Output:\n").strip()
+            read = _STATE.sub("", request.messages[-1].text.removeprefix("Execution Output:\n")).strip()
             yield TextDelta(text=self._task.reply.replace("{output}", read))
         yield Finish(reason="stop")
 

@@ -14,7 +14,7 @@ def choose() -> list[str]:
         name = f"{path.parent.name}/{path.name.removesuffix('.pkl.compress')}"
         try:
             frame = real.read(name)
-        except Exception:  # noqa: S112 - a pickle of an older pandas that this one cannot read does not suit
+        except Exception:  # a pickle of an older pandas that this one cannot read does not suit
             continue
         table = real.suits(name, frame)
         if table is None:

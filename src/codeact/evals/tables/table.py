@@ -43,7 +43,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """``name`` is unique and says where it comes from: ``package/item`` or ``made/theme``. ``file`` is its file's name."""
+    """``name`` is unique and says where it comes from: ``package/item`` or ``made/theme``."""
 
     name: str
     file: str
@@ -69,9 +69,7 @@ class Table:
         return csv_bytes([column.name for column in self.columns], self.rows, separator, decimal)
 
 
-def csv_bytes(
-    names: Sequence[str], rows: Iterable[Sequence[Cell]], separator: str = ",", decimal: str = "."
-) -> bytes:
+def csv_bytes(names: Sequence[str], rows: Iterable[Sequence[Cell]], separator: str = ",", decimal: str = ".") -> bytes:
     """The same bytes on every machine: numbers as Python writes them, UTF-8, lines end with ``\\n``."""
     out = io.StringIO()
     writer = csv.writer(out, delimiter=separator, lineterminator="\n")

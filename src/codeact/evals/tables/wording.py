@@ -147,7 +147,9 @@ class Words:
         spoken = spoken_name(column.name)
         if spoken != column.name and draw < 0.65 and [spoken_name(c.name) for c in table.columns].count(spoken) == 1:
             return spoken
-        return self.rng.choice(("{}", "{}", "'{}'", '"{}"', "`{}`", "the column {}", "the {} column")).format(column.name)
+        return self.rng.choice(("{}", "{}", "'{}'", '"{}"', "`{}`", "the column {}", "the {} column")).format(
+            column.name
+        )
 
     def extreme(self, column: Column, table: Table, highest: bool) -> str:
         """``heaviest``, where there is an adjective, or ``with the largest weight``: what follows the thing named."""
@@ -169,7 +171,9 @@ class Words:
             sentence = self.say(self.one(asks), **slots)
         sentence = _capital(re.sub(r",+\s*(?=[.?,])", "", sentence))
         if not table:
-            wrap = self.rng.choice(("{q}", "{q}", "[Hi!|Hello!|A small task:|Please help:|Kindly help:] {q}", "{q} [Thanks.|Please.]"))
+            wrap = self.rng.choice(
+                ("{q}", "{q}", "[Hi!|Hello!|A small task:|Please help:|Kindly help:] {q}", "{q} [Thanks.|Please.]")
+            )
             return self.say(wrap, q=sentence)
         if style == "chatty":
             return self.say(self.rng.choice(_CHATTY), q=sentence, file=file)

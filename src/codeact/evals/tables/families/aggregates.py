@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
-from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading, rounded
 from codeact.evals.tables.families.shared import MIDDLE, STATISTICS, at, measured, plain, quoted, shown, threshold
+from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading, rounded
 from codeact.evals.tables.table import Table, quantile
 from codeact.evals.task import NumberCheck
 
 
-def _draft(table: Table, check: NumberCheck, code: str, digits: int | None = None, ending: str = "", **rest: object) -> Draft:
+def _draft(
+    table: Table, check: NumberCheck, code: str, digits: int | None = None, ending: str = "", **rest: object
+) -> Draft:
     reply = rest.pop("reply", "The result is {output}.")
     return Draft(
         checks=(check,),
@@ -109,7 +111,9 @@ def filter_count(setting: Setting) -> Draft | None:
             f"Count the <rows> whose {{c}} is <{word}> {{x}}.",
             f"How often is {{c}} <{word}> {{x}}?",
             f"Keep only <rows> with {{c}} <{word}> {{x}}: how many [are left|remain]?",
-            "How [often|many times] does {c} exceed {x}?" if more else "How [often|many times] does {c} stay under {x}?",
+            "How [often|many times] does {c} exceed {x}?"
+            if more
+            else "How [often|many times] does {c} stay under {x}?",
         ),
         slots={"c": setting.say(column), "x": plain(limit)},
     )
@@ -181,7 +185,7 @@ def percentile(setting: Setting) -> Draft:
         check,
         shown(f"{at(column)}.quantile({share / 100})", digits),
         ending=" Use linear interpolation." + setting.words.rounding(digits),
-        reply=f"The percentile is {{output}}.",
+        reply="The percentile is {output}.",
         nouns=("the {p}th percentile of {c}", "the {s} quantile of {c}", "the {p} % quantile of {c}"),
         asks=(
             "Which value of {c} is not exceeded in {p} % of the <rows>?",

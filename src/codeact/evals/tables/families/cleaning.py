@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from codeact.evals.tables.family import Draft, Family, Setting, loading, rounded
 from codeact.evals.tables.families.shared import MIDDLE, STATISTICS, at, measured, quoted, shown
+from codeact.evals.tables.family import Draft, Family, Setting, loading, rounded
 from codeact.evals.tables.table import Cell, Column, Table, clear_extreme, counts, csv_bytes
 from codeact.evals.task import Check, File, FrameCheck, LabelCheck, NumberCheck, SetCheck, VariableCheck
 

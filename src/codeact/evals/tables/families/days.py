@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 from datetime import date, timedelta
 
-from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading, rounded
 from codeact.evals.tables.families.shared import at, measured, quoted, shown
+from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading, rounded
 from codeact.evals.tables.table import Column, Table, clear_extreme
 from codeact.evals.task import DateCheck, File, FrameCheck, LabelCheck, NumberCheck
 
@@ -35,14 +35,16 @@ def best_month(setting: Setting) -> Draft | None:
         month = f"{when:%Y-%m}"
         sums[month] = sums.get(month, 0.0) + value
     highest = setting.rng.random() < 0.6
-    month = clear_extreme(sums, highest)
-    if month is None or len(sums) < 3:
+    best = clear_extreme(sums, highest)
+    if best is None or len(sums) < 3:
         return None
     names = {m: f"{MONTHS[int(m[5:]) - 1]} {m[:4]}" for m in sums}
-    aliases = {m: (name, f"{name[:3]} {m[:4]}", f"{m[5:]}/{m[:4]}", name.replace(" ", ", ")) for m, name in names.items()}
+    aliases = {
+        m: (name, f"{name[:3]} {m[:4]}", f"{m[5:]}/{m[:4]}", name.replace(" ", ", ")) for m, name in names.items()
+    }
     end = "high" if highest else "low"
     return Draft(
-        checks=(LabelCheck(label=month, choices=tuple(sorted(sums)), aliases=aliases),),
+        checks=(LabelCheck(label=best, choices=tuple(sorted(sums)), aliases=aliases),),
         reference=(
             _loading(table, day),
             f"by = df.groupby({at(day)}.dt.strftime(\"%Y-%m\"))[{quoted(of.name)}].sum()\n"
@@ -176,8 +178,10 @@ def mixed_days(setting: Setting) -> Draft | None:
     month = setting.rng.choice(sorted({d.month for d, _ in pairs}))
     inside = [v for d, v in pairs if d.month == month]
     count = setting.rng.random() < 0.5
-    check, digits = (NumberCheck(value=len(inside), exact=True), None) if count else measured(setting, math.fsum(inside))
-    code = f"month = pd.to_datetime({at(day)}, format=\"mixed\").dt.month\n"
+    check, digits = (
+        (NumberCheck(value=len(inside), exact=True), None) if count else measured(setting, math.fsum(inside))
+    )
+    code = f'month = pd.to_datetime({at(day)}, format="mixed").dt.month\n'
     return Draft(
         checks=(check,),
         reference=(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading, rounded
 from codeact.evals.tables.families.shared import MIDDLE, STATISTICS, at, measured, quoted, shown
+from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading, rounded
 from codeact.evals.tables.table import Cell, Column, clear_extreme, counts, groups
 from codeact.evals.task import Check, File, FrameCheck, LabelCheck, MappingCheck, NumberCheck, SetCheck
 
@@ -65,7 +65,11 @@ def group_table(setting: Setting) -> Draft | None:
             "for name, value in by.items():\n    print(f'{name}: {value:.6g}')",
         ),
         reply=f"The {method} of {of.name}:\n{{output}}",
-        nouns=(f"the <{word}> of {{c}} for <each> {{b}}", f"the <{word}> {{c}} by {{b}}", f"the <{word}> {{c}} per {{b}}"),
+        nouns=(
+            f"the <{word}> of {{c}} for <each> {{b}}",
+            f"the <{word}> {{c}} by {{b}}",
+            f"the <{word}> {{c}} per {{b}}",
+        ),
         asks=(
             f"List the <{word}> of {{c}} for <each> {{b}}.",
             f"How does the <{word}> of {{c}} differ between the values of {{b}}? Give all of them.",

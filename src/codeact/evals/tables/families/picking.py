@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading, rounded
 from codeact.evals.tables.families.shared import at, quoted
+from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading, rounded
 from codeact.evals.tables.table import Cell, Column
 from codeact.evals.task import LabelCheck, NumberCheck, NumbersCheck, SetCheck
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading
 from codeact.evals.tables.families.shared import at, quoted
+from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading
 from codeact.evals.tables.table import clear_extreme, groups
 from codeact.evals.task import LabelCheck, PictureCheck
 
@@ -20,7 +20,9 @@ def bar_picture(setting: Setting) -> Draft | None:
         return None
     file = setting.rng.choice(_NAMES)
     also = setting.rng.random() < 0.5
-    checks = (PictureCheck(file=file), LabelCheck(label=best, choices=by.labels)) if also else (PictureCheck(file=file),)
+    checks = (
+        (PictureCheck(file=file), LabelCheck(label=best, choices=by.labels)) if also else (PictureCheck(file=file),)
+    )
     return Draft(
         checks=checks,
         reference=(
@@ -102,7 +104,7 @@ def line_picture(setting: Setting) -> Draft:
         reference=(
             loading(table.file, look=False, arguments=f", parse_dates=[{quoted(day.name)}]") + "\nprint(df.dtypes)",
             "import matplotlib.pyplot as plt\n"
-            f"month = {at(day)}.dt.strftime(\"%Y-%m\")\n{at(of)}.groupby(month).sum().plot(rot=60)\n"
+            f'month = {at(day)}.dt.strftime("%Y-%m")\n{at(of)}.groupby(month).sum().plot(rot=60)\n'
             f"plt.tight_layout()\nplt.savefig({quoted(file)})",
         ),
         reply=f"The line is saved as {file}.",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 
-from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading, rounded
 from codeact.evals.tables.families.shared import at, measured, plain, quoted, shown
+from codeact.evals.tables.family import Draft, Family, Setting, csv_file, loading, rounded
 from codeact.evals.tables.table import Column, quantile
 from codeact.evals.task import LabelCheck, NumberCheck
 

@@ -6,8 +6,8 @@ import json
 import math
 
 from codeact.evals.tables import made
-from codeact.evals.tables.family import Draft, Family, Setting, rounded
 from codeact.evals.tables.families.shared import measured, quoted, shown
+from codeact.evals.tables.family import Draft, Family, Setting, rounded
 from codeact.evals.tables.table import Cell, clear_extreme, csv_bytes
 from codeact.evals.task import File, LabelCheck, NumberCheck, SetCheck
 
@@ -50,14 +50,18 @@ def _reading(names: tuple[str, str, str, str, str], other_key: str) -> tuple[str
         f"import pandas as pd\nleft = pd.read_csv({quoted(names[0])})\nright = pd.read_csv({quoted(names[1])})\n"
         "print(left.head(2), right.head(2))"
     )
-    on = f"on={quoted(names[2])}" if other_key == names[2] else f"left_on={quoted(other_key)}, right_on={quoted(names[2])}"
+    on = (
+        f"on={quoted(names[2])}"
+        if other_key == names[2]
+        else f"left_on={quoted(other_key)}, right_on={quoted(names[2])}"
+    )
     return first, f"both = right.merge(left, {on})\n"
 
 
 def join_total(setting: Setting) -> Draft:
     names, left, right = _two(setting, lonely=False)
     key = setting.rng.choice((names[2], f"{names[2]}_id", "key"))
-    area_of = dict(left)
+    area_of: dict[Cell, Cell] = {thing: area for thing, area in left}
     area = setting.rng.choice(sorted({str(a) for _, a in left}))
     value = math.fsum(float(v) for _, thing, v in right if area_of[thing] == area and isinstance(v, float))
     check, digits = measured(setting, value)
@@ -85,7 +89,7 @@ def join_total(setting: Setting) -> Draft:
 def join_best(setting: Setting) -> Draft | None:
     names, left, right = _two(setting, lonely=False)
     key = setting.rng.choice((names[2], f"{names[2]}_id", "key"))
-    area_of = dict(left)
+    area_of: dict[Cell, Cell] = {thing: area for thing, area in left}
     found: dict[str, list[float]] = {}
     for _, thing, value in right:
         found.setdefault(str(area_of[thing]), []).append(float(value or 0))
@@ -123,7 +127,7 @@ def unmatched(setting: Setting) -> Draft | None:
     if not alone:
         return None
     first, _ = _reading(names, names[2])
-    asks = (
+    asks: tuple[str, ...] = (
         "Which {t}s of {l} do not occur in {r} at all?[ List them.| Name all of them.]",
         "List every {t} in {l} that has no <row> in {r}.",
         "What leftovers are there: {t}s of {l} without any <row> in {r}?",
