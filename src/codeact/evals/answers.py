@@ -137,8 +137,11 @@ def _number(check: NumberCheck, text: str, question: str) -> str | None:
     for one, two in itertools.pairwise(every):
         if right(one) != right(two) and _JOINED.fullmatch(text[one.end : two.start]) and {one, two} <= set(claims):
             return "the answer leaves open which number it means"
-    leads = {_lead(text, n) for n in claims if right(n)}
-    if any(_lead(text, n) in leads for n in claims if not right(n) and _lead(text, n)):
+    leads = {
+        two: _lead(text[one.end if one else 0 : two.start]) for one, two in zip([None, *every], every, strict=False)
+    }
+    of_right = {leads[n] for n in claims if right(n)} - {""}
+    if any(leads[n] in of_right for n in claims if not right(n)):
         return "the answer says two things of one number"
     if len(others) <= BESIDES:
         return None
@@ -150,9 +153,9 @@ def _number(check: NumberCheck, text: str, question: str) -> str | None:
     return "the answer names too many numbers to tell which it means"
 
 
-def _lead(text: str, number: Number) -> str:
-    """The two words before a number."""
-    return " ".join(re.findall(r"[a-zA-Z]+", text[max(0, number.start - 60) : number.start])[-2:]).lower()
+def _lead(before: str) -> str:
+    """The last two words of what stands between a number and the one before it."""
+    return " ".join(re.findall(r"[a-zA-Z]+", before)[-2:]).lower()
 
 
 def _numbers(check: NumbersCheck, text: str) -> str | None:

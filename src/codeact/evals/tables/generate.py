@@ -67,9 +67,9 @@ def make_task(split: Split, seed: int, number: int) -> Task:
             continue
         if draft is None:
             continue
-        question = _question(draft, words)
-        if bool(words_in(question)) == (split == "held-out-words"):
-            return _task(draft, family, question, setting, f"{split}-{seed}-{number}", split, seed)
+        asked = question(draft, words)
+        if bool(words_in(asked)) == (split == "held-out-words"):
+            return _task(draft, family, asked, setting, f"{split}-{seed}-{number}", split, seed)
     raise AssertionError(f"{family.name}: no task in {_TRIES} tries (split {split}, seed {seed}, number {number})")
 
 
@@ -100,7 +100,8 @@ def _table(family: Family, split: Split, rng: random.Random) -> Table:
     return made.make(rng.choice(_themes(split)), rng)
 
 
-def _question(draft: Draft, words: Words) -> str:
+def question(draft: Draft, words: Words) -> str:
+    """A draft put into words."""
     text = words.question(draft.file, draft.nouns, draft.asks, draft.slots).strip()
     if draft.ending and not text.endswith((".", "?", "!", ")")):
         text += "."

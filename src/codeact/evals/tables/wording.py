@@ -117,6 +117,7 @@ class Words:
         while (found := _innermost(text)) is not None:
             start, end = found
             text = text[:start] + self._choose(text[start + 1 : end].split("|")) + text[end + 1 :]
+        text = re.sub(r"(?<=\S)  +", " ", text).strip() if "{" in text else text
         return re.sub(r"\{(\w+)\}", lambda match: slots.get(match[1], match[0]), text)
 
     def _word(self, match: re.Match[str]) -> str:
