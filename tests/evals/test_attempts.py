@@ -55,14 +55,18 @@ async def test_every_family_s_reference_gives_what_is_expected(sandbox: Sandbox)
     await ran(warm, "import pandas, numpy, matplotlib.pyplot")
     chosen = [*tasks("train", 21, len(family_names("train"))), *tasks("held-out-families", 21, 6)]
     assert len({task.family for task in chosen}) == len(chosen)
+
+    async def confirmed(task: Task, session: Session) -> None:
+        for file in task.files:
+            await session.put(file.name, file.data)
+        outputs = [await ran(session, cell) for cell in task.reference]
+        verdict = await judge(task, task.reply.replace("{output}", outputs[-1]), session, sandbox)
+        assert verdict.solved, (task.family, task.question, outputs[-1][:200], verdict.why)
+        await session.close()
+
     for batch in (chosen[start : start + 8] for start in range(0, len(chosen), 8)):
-        for task, session in zip(batch, await warm.forks(len(batch)), strict=True):
-            for file in task.files:
-                await session.put(file.name, file.data)
-            outputs = [await ran(session, cell) for cell in task.reference]
-            verdict = await judge(task, task.reply.replace("{output}", outputs[-1]), session, sandbox)
-            assert verdict.solved, (task.family, task.question, outputs[-1][:200], verdict.why)
-            await session.close()
+        forks = await warm.forks(len(batch))
+        await asyncio.gather(*map(confirmed, batch, forks))
     await warm.close()
 
 

@@ -221,7 +221,12 @@ def money_program(setting: Setting) -> Draft:
             f"money, years = {start}, 0\nwhile money < {goal:g}:\n    money *= 1 + {rate} / 100\n    years += 1\nprint(years)",
         ),
         reply="It takes {output} years.",
+        nouns=(
+            f"the [least|smallest] number of [whole|full] years [until|after which] {start} [has grown|grows] to {goal:g} [or more|at least] at {rate} % a year",
+            f"how many [whole|full|complete] years {start} [need|take] to [become|reach] {goal:g} at {rate} [%|percent] [a year|per year|yearly]",
+        ),
         asks=(
+            f"[Money grows|Savings grow|A sum grows] by {rate} [%|percent] [a year|each year|every year]. [Starting|Beginning] with {start}, after how many [whole|full] years [is|will] it [at least {goal:g}|{goal:g} or more]?",
             f"{start} grow by {rate} % a year. After how many whole years are they at least {goal:g}?",
             f"How many full years at {rate} percent yearly growth does it take until {start} is {goal:g} or more?",
         ),
