@@ -101,7 +101,7 @@ def test_each_family_is_put_in_many_ways() -> None:
     """One and the same task, with what the table fills in fixed, is asked in hundreds of ways."""
     for number, name in enumerate(family_names("train")):
         draft = drafted(families()[name], number)
-        asked = [question(draft, Words(random.Random(f"{name} {again}"))) for again in range(240)]
+        asked = [question(draft, Words(random.Random(f"{name} {again}"))) for again in range(400)]
         bare = {re.sub(r"['\"`]", "", text) for text in asked}
         assert len(bare) >= 100, (name, len(bare))
 
