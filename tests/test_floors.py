@@ -52,6 +52,7 @@ FLOORS: dict[str, int] = {
     "chat": 5,
     "cli": 5,
     "doctor": 5,
+    "evaluating": 5,
     "export": 5,
     "interrupts": 5,
     "kernelspecs": 5,

@@ -45,6 +45,9 @@ app.add_typer(config, name="config", epilog=EXIT_CODES)
 kernelspec = typer.Typer(help="The sandbox as a kernel for Jupyter.", rich_markup_mode=None, context_settings=_SETTINGS)
 app.add_typer(kernelspec, name="kernelspec", epilog=EXIT_CODES)
 
+evaluate = typer.Typer(help="Evaluations.", rich_markup_mode=None, context_settings=_SETTINGS)
+app.add_typer(evaluate, name="eval", epilog=EXIT_CODES)
+
 Flags: TypeAlias = dict[str, object]
 ModelName: TypeAlias = Annotated[
     str | None,
@@ -323,6 +326,50 @@ def doctor(
 
     effective = settings.load(dict(sandbox=sandbox, network=network, allow_net=allow_net))
     return _wait(lambda: examination.examine(effective.settings, as_json=json))
+
+
+@evaluate.command(name="tables", epilog=EXIT_CODES)
+def evaluate_tables(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME", help="As for run; reference: walk the reference solutions."),
+    ] = None,
+    base_url: BaseUrl = None,
+    format: Format = None,
+    sandbox: SandboxName = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many tasks.")] = 60,
+    split: Annotated[
+        Literal["train", "held-out-tables", "held-out-words", "held-out-families"] | None,
+        typer.Option(help="Which tasks [default: the three that are held out]."),
+    ] = None,
+    family: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Of this family; repeatable.")] = None,
+    level: Annotated[int | None, typer.Option(min=1, max=3, metavar="1-3", help="Of this difficulty.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Other tasks.")] = 0,
+    parallel: Annotated[int, typer.Option(metavar="N", min=1, help="So many at a time.")] = 2,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Record every sample (JSONL); go on where it ends.")
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", metavar="FILE", help="Say again what such a record holds; its code runs."),
+    ] = None,
+    max_turns: MaxTurns = None,
+    max_seconds: MaxSeconds = None,
+    timeout: Timeout = None,
+    memory: Memory = None,
+) -> int:
+    """Data-analysis tasks with known answers.
+
+    The report goes to stdout, progress to stderr.
+    """
+    from codeact import evaluating, settings
+
+    if replay is not None and model is not None:
+        raise UsageError("--replay and --model contradict each other: choose one")
+    flags: Flags = dict(model=model, base_url=base_url, format=format, sandbox=sandbox, max_turns=max_turns)
+    flags |= dict(max_seconds=max_seconds, timeout=timeout, memory=memory)
+    choice = evaluating.Choice(limit, split, tuple(family or ()), level, seed, parallel, out, replay)
+    return _wait(lambda: evaluating.tables(settings.load(flags).settings, choice))
 
 
 @config.command(name="show", epilog=EXIT_CODES)
