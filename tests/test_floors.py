@@ -49,6 +49,7 @@ FLOORS: dict[str, int] = {
     "chat": 5,
     "cli": 5,
     "doctor": 5,
+    "engineline": 5,
     "export": 5,
     "interrupts": 5,
     "kernelspecs": 5,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from codeact import __version__
+from codeact import __version__, engineline
 from codeact.errors import CodeActError, ModelError, SandboxError, TrajectoryError, UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ config = typer.Typer(help="The configuration.", rich_markup_mode=None, context_s
 app.add_typer(config, name="config", epilog=EXIT_CODES)
 kernelspec = typer.Typer(help="The sandbox as a kernel for Jupyter.", rich_markup_mode=None, context_settings=_SETTINGS)
 app.add_typer(kernelspec, name="kernelspec", epilog=EXIT_CODES)
+app.add_typer(engineline.engine, name="engine", epilog=EXIT_CODES)
 
 Flags: TypeAlias = dict[str, object]
 ModelName: TypeAlias = Annotated[

@@ -149,7 +149,7 @@ async def test_death_is_told_and_survived_in_the_same_workspace(shared: Session)
     assert "signal 9" in died.notice and "All variables are lost." in died.notice
     fresh = await shared.run("'lost' in globals(), open('kept.txt').read()")
     assert (fresh.result, fresh.fresh_kernel) == ("(False, 'kept')", True)
-    await shared.restart()  # type: ignore[attr-defined]
+    await shared.restart()
     assert (await shared.run("open('kept.txt').read()")).result == "'kept'"
 
 
