@@ -12,6 +12,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from codeact.engine.database import connect
+from codeact.engine.keys import Keys
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0  # seconds
 
@@ -90,12 +93,18 @@ async def engine(state: Path, *options: str, extra: Mapping[str, str] | None = N
     assert "Traceback" not in running.said, running.said
 
 
-async def key(state: Path, *arguments: str) -> str:
-    """What ``codeact engine key …`` prints."""
+async def codeact(state: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run ``codeact engine …`` to its end: exit status, stdout, stderr."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "codeact", "engine", "key", *arguments,
-        stdout=asyncio.subprocess.PIPE, env=environment(state), cwd=ROOT,
+        sys.executable, "-m", "codeact", "engine", *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment(state), cwd=ROOT,
     )  # fmt: skip
-    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
-    assert process.returncode == 0
-    return out.decode().strip()
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert process.returncode is not None
+    return process.returncode, out.decode().strip(), err.decode()
+
+
+def key(state: Path, owner: str, max_sessions: int | None = None) -> str:
+    """A new key."""
+    with contextlib.closing(connect(state)) as database:
+        return Keys(database).add(owner, max_sessions)[1]

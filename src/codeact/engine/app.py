@@ -41,7 +41,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         401: "The key is missing or wrong.",
         403: "The engine has no keys and serves its own machine only.",
         404: "There is no such session (or it is somebody else's).",
-        409: "The id is taken.",
+        409: "The id is taken, or the session cannot be forked.",
         408: "The request came too slowly.",
         410: "The session has ended, and its state is lost: delete it to use its id again.",
         413: "Too large.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import time
@@ -18,6 +19,8 @@ from codeact.engine.metrics import Metrics
 from codeact.engine.options import Options
 from codeact.sandbox.api import Fault, Refusal
 
+_DRAINED = 1 << 30  # bytes of a refused request that are read and thrown away,
+_DRAINING = 10.0  # and seconds
 _UPLOAD = re.compile(r"/v1/sessions/[^/]+/files/")
 
 
@@ -36,20 +39,26 @@ class Bounds:
             return
         began = time.monotonic()
         status = 0
+        body = _Body(receive, self._options.request)
 
         async def noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif not message.get("more_body", False) and not body.complete:
+                # closing a connection with unread input takes the answer away from who still sends
+                await send({**message, "more_body": True})
+                await body.drain()
+                message = {"type": "http.response.body", "body": b""}
             await send(message)
 
         try:
             try:
-                limit = self._admit(scope)
+                body.limit = self._admit(scope)
             except Refused as error:
                 await refusal(error, self._metrics)(scope, receive, noted)
                 return
-            await self._app(scope, self._bounded(receive, limit), noted)
+            await self._app(scope, body, noted)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE") else "other"
@@ -67,25 +76,40 @@ class Bounds:
             raise _too_large(limit)
         return limit
 
-    def _bounded(self, receive: Receive, limit: int) -> Receive:
-        received = 0
-        complete = False
 
-        async def bounded() -> Message:
-            nonlocal received, complete
-            if complete:  # what comes now is the end of the connection, whenever that is
-                return await receive()
-            try:
-                message = await asyncio.wait_for(receive(), self._options.request)
-            except TimeoutError as error:
-                raise HTTPException(408, f"the request stopped for {self._options.request:g} seconds") from error
-            complete = not message.get("more_body", False)
-            received += len(message.get("body", b""))
-            if received > limit:
-                raise HTTPException(413, str(_too_large(limit)))
-            return message
+class _Body:
+    """A request's body as it arrives: so much, and no slower than a piece each ``pause`` seconds."""
 
-        return bounded
+    def __init__(self, receive: Receive, pause: float) -> None:
+        self.limit = 0
+        self.complete = False
+        self._receive = receive
+        self._pause = pause
+        self._received = 0
+
+    async def __call__(self) -> Message:
+        """The next piece; after the last one, the end of the connection, whenever that is. Raises HTTPException."""
+        if self.complete:
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), self._pause)
+        except TimeoutError as error:
+            raise HTTPException(408, f"the request stopped for {self._pause:g} seconds") from error
+        self.complete = not message.get("more_body", False)
+        self._received += len(message.get("body", b""))
+        if self._received > self.limit:
+            raise HTTPException(413, str(_too_large(self.limit)))
+        return message
+
+    async def drain(self) -> None:
+        """Read on for a moment and keep nothing."""
+        left = _DRAINED
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAINING):
+                while left > 0 and not self.complete:
+                    message = await self._receive()
+                    left -= len(message.get("body", b""))
+                    self.complete = not message.get("more_body", False)
 
 
 def _too_large(limit: int) -> Refused:
@@ -98,12 +122,18 @@ def _check_local(scope: Scope, headers: dict[bytes, str]) -> None:
     client = scope.get("client")
     if client is None or not is_loopback(client[0]):
         raise Refused(403, "not_local", f"this engine has no keys and serves its own machine only; {remedy}")
-    host = urlsplit(f"//{headers.get(b'host', '')}").hostname or ""
-    if not is_loopback(host):  # a name of somebody's that resolves to this machine
+    if not is_loopback(_host_of(f"//{headers.get(b'host', '')}")):  # a name of somebody's that resolves to this machine
         raise Refused(403, "not_local", f"this engine has no keys and answers to localhost only; {remedy}")
     origin = headers.get(b"origin")
-    if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+    if origin is not None and not is_loopback(_host_of(origin)):
         raise Refused(403, "not_local", f"this engine has no keys and answers no page of another site; {remedy}")
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:

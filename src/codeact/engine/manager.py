@@ -21,7 +21,7 @@ from codeact.engine.metrics import Metrics
 from codeact.engine.options import Options
 from codeact.engine.session import EngineSession
 from codeact.engine.tools import ClientTool
-from codeact.errors import StateLost
+from codeact.errors import SandboxError, StateLost
 from codeact.sandbox.api import NewSession
 from codeact.sandbox.limits import Limits
 
@@ -174,6 +174,10 @@ class Manager:
         try:
             async with session.alone() as inner:
                 copies = await inner.forks(count)
+        except SandboxError as error:
+            if type(error) is not SandboxError:
+                raise
+            raise Refused(409, "not_forkable", str(error)) from error
         finally:
             self._forking[tenant.id] -= count
         made: list[EngineSession] = []

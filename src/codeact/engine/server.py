@@ -94,8 +94,8 @@ def serve(host: str, port: int, kind: str, options: Options, directory: Path, st
             with _listen(host, port) as listener:
                 url = _url(listener)
                 config = uvicorn.Config(
-                    make_app(manager), http=Protocol, ws="none", lifespan="on", log_config=None, access_log=False,
-                    server_header=False, timeout_graceful_shutdown=_CLOSING, timeout_keep_alive=75,
+                    make_app(manager), http=Protocol, ws="none", lifespan="on", log_config=None, log_level="error",
+                    access_log=False, server_header=False, timeout_graceful_shutdown=_CLOSING, timeout_keep_alive=75,
                     backlog=2048, proxy_headers=False, h11_max_incomplete_event_size=64 << 10,
                 )  # fmt: skip
                 server = Server(config, manager, lambda: started(url))

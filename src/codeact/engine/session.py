@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Protocol
 
-from codeact.contracts import ExecutionResult, Session, Variable
+from codeact.contracts import ExecutionResult, Session, Value, Variable
 from codeact.engine.errors import Refused, full, not_found
 from codeact.engine.gate import Gate
 from codeact.engine.keys import Tenant
@@ -306,18 +306,23 @@ class EngineSession:
 
 def bounded(result: ExecutionResult, limit: int) -> ExecutionResult:
     """The result, without its largest displays where it is longer than ``limit`` as JSON."""
-    size = len(result.model_dump_json())
+    size = _bytes(result)
     if size <= limit:
         return result
     outputs = list(result.outputs)
     left_out = 0
-    for output in sorted(outputs, key=lambda o: -len(o.model_dump_json())):
+    for output in sorted(outputs, key=_bytes, reverse=True):
         if size <= limit:
             break
-        size -= len(output.model_dump_json())
+        size -= _bytes(output)
         outputs.remove(output)
         left_out += 1
     notice = f"{left_out} outputs were left out: together they were over the engine's limit of {limit} bytes."
     return result.model_copy(
         update={"outputs": tuple(outputs), "notice": " ".join(filter(None, (result.notice, notice)))}
     )
+
+
+def _bytes(value: Value) -> int:
+    """As JSON."""
+    return len(value.model_dump_json().encode())

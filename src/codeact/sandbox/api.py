@@ -8,13 +8,24 @@ from __future__ import annotations
 import keyword
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Base64Bytes, Field, JsonValue, field_validator
+from pydantic import AfterValidator, Base64Bytes, Field, JsonValue, field_validator
 
 from codeact.contracts import ExecutionResult, FileInfo, Value, Variable
 from codeact.sandbox.limits import Limits
 
 ID_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"
 Id: TypeAlias = Annotated[str, Field(pattern=ID_PATTERN, description="Letters, digits, dot, dash, underscore.")]
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("text that UTF-8 cannot write") from error
+    return text
+
+
+Text: TypeAlias = Annotated[str, AfterValidator(_encodable)]
 
 EVENTS = "text/event-stream"
 """The media type that asks ``/execute`` for its events while it runs, instead of for its result at the end."""
@@ -23,9 +34,9 @@ EVENTS = "text/event-stream"
 class ToolSpec(Value):
     """A host tool that the client answers. See ``codeact.contracts.HostTool``."""
 
-    name: str = Field(max_length=100)
-    stub: str = Field(max_length=1 << 16)
-    description: str = Field(max_length=1 << 14)
+    name: Text = Field(max_length=100)
+    stub: Text = Field(max_length=1 << 16)
+    description: Text = Field(max_length=1 << 14)
 
     @field_validator("name")
     @classmethod
@@ -38,7 +49,7 @@ class ToolSpec(Value):
 class GivenFile(Value):
     """A file that the workspace begins with; ``data`` is base64."""
 
-    path: str = Field(max_length=4096)
+    path: Text = Field(max_length=4096)
     data: Base64Bytes
 
 
@@ -58,8 +69,10 @@ class NewSession(Value):
     timeout: float | None = Field(None, gt=0, allow_inf_nan=False, description="Seconds of one execution.")
     file: int | None = Field(None, ge=0, lt=1 << 53, description="Bytes of one file carried in or out.")
     network: Literal["none", "host"] = "none"
-    allow_net: tuple[str, ...] = Field((), max_length=100)
-    kernel: str | None = Field(None, max_length=100, description="An installed kernelspec, in place of our own Python.")
+    allow_net: tuple[Text, ...] = Field((), max_length=100)
+    kernel: str | None = Field(
+        None, pattern=ID_PATTERN, description="An installed kernelspec, in place of our own Python."
+    )
     files: tuple[GivenFile, ...] = Field((), max_length=1000)
     tools: tuple[ToolSpec, ...] = Field((), max_length=256)
 
@@ -163,7 +176,7 @@ class Refusal(Value):
 class OldExecute(Value):
     """The request of the original system's execution API."""
 
-    convid: str = Field(min_length=1, max_length=256)
+    convid: Text = Field(min_length=1, max_length=256)
     code: str
 
 
