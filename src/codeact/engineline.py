@@ -115,6 +115,10 @@ def serve(
 
     if sandbox not in KINDS:
         raise UsageError(f"there is no sandbox {sandbox!r} for an engine: choose one of {', '.join(KINDS)}")
+    if sandbox == "unsafe-process":
+        from codeact.running import NO_BOUNDARY
+
+        sys.stderr.write(f"{NO_BOUNDARY}\n")
     return serve(host, port, sandbox, options, directory, _say_started)
 
 

@@ -12,7 +12,7 @@ from codeact.engine.gate import Gate
 
 
 async def enter(gate: Gate, owner: str, order: list[str], go: asyncio.Event, most: int | None = None) -> None:
-    async with gate.slot(owner, most):
+    async with gate.slot(owner, owner, most):
         order.append(owner)
         await go.wait()
 
@@ -46,6 +46,22 @@ async def test_an_owner_at_its_quota_does_not_hold_up_others() -> None:
     assert order.count("a") == 3 and gate.free == 3
 
 
+async def test_a_quota_is_of_a_key_not_of_its_owner() -> None:
+    gate, inside, go = Gate(9), list[str](), asyncio.Event()
+
+    async def one(key: str, most: int | None) -> None:
+        async with gate.slot("owner", key, most):
+            inside.append(key)
+            await go.wait()
+
+    tasks = [asyncio.create_task(one(key, most)) for key, most in [("k", 1), ("k", 1), ("l", 2), ("l", 2), ("m", None)]]
+    await settle()
+    assert sorted(inside) == ["k", "l", "l", "m"]
+    go.set()
+    await asyncio.gather(*tasks)
+    assert inside.count("k") == 2 and gate.held == 0
+
+
 async def test_who_gives_up_leaves_no_slot_taken() -> None:
     gate, order, go = Gate(1), list[str](), asyncio.Event()
     first, second, third = (asyncio.create_task(enter(gate, owner, order, go)) for owner in "abc")
@@ -71,7 +87,7 @@ def test_slots_are_never_lost_nor_doubled(slots: int, work: list[tuple[str, bool
 
         async def one(owner: str) -> None:
             nonlocal inside, most
-            async with gate.slot(owner, 2):
+            async with gate.slot(owner, owner, 2):
                 inside += 1
                 most = max(most, inside)
                 try:

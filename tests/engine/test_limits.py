@@ -72,6 +72,8 @@ async def test_keys_are_hashed_listed_and_removed(tmp_path: Path) -> None:
 async def test_an_engine_without_keys_listens_on_loopback_only(tmp_path: Path) -> None:
     status, _, told = await codeact(tmp_path, "--host", "0.0.0.0", "--port", "0")
     assert status == 2 and "codeact engine key add" in told
+    status, _, told = await codeact(tmp_path, "--sandbox", "unsafe-process", "--port", "0")
+    assert status == 2 and "every user of this machine could run code as you" in told
     async with engine(tmp_path):
         status, _, told = await codeact(tmp_path, "--port", "0")
         assert status == 2 and "another engine uses" in told

@@ -66,7 +66,8 @@ class Events(Response):
         try:
             await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
             if writing.done():
-                writing.result()
+                with contextlib.suppress(TimeoutError):  # it takes nothing: the connection is closed
+                    writing.result()
         finally:
             for task in (writing, gone):
                 task.cancel()

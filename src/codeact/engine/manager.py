@@ -253,6 +253,7 @@ class Manager:
         """Take nothing new; let running code finish or interrupt it, and have everybody told."""
         self.draining = True
         for session in self._sessions.values():
+            session.wake()
             while session.waiting and await session.interrupt_waiting("the engine is being stopped"):
                 pass
         if not await self._quiet(self.options.drain):

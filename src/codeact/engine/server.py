@@ -86,6 +86,11 @@ def serve(host: str, port: int, kind: str, options: Options, directory: Path, st
         locked = database.lock(directory)
         try:
             manager = Manager(kind, options, connection)
+            if not manager.keys.exist() and kind == "unsafe-process":
+                raise UsageError(
+                    "without a boundary and without a key, every user of this machine could run code as you: "
+                    "make a key with codeact engine key add OWNER"
+                )
             if not manager.keys.exist() and not _all_loopback(host):
                 raise UsageError(
                     f"without a key the engine listens on this machine only, and {host} is more: "

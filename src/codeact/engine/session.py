@@ -91,7 +91,7 @@ class EngineSession:
     async def wait_for_calls(self, limit: float) -> tuple[Call, ...]:
         """The same; up to ``limit`` seconds for the first one."""
         deadline = time.monotonic() + limit
-        while not (found := self.calls()) and self.gone is None:
+        while not (found := self.calls()) and self.gone is None and not self._shared.draining:
             rest = deadline - time.monotonic()
             if rest <= 0:
                 break
@@ -212,9 +212,9 @@ class EngineSession:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(max(0.0, limit - (time.monotonic() - began))):
-                    await stack.enter_async_context(
-                        self._shared.gate.slot(self.tenant.owner, self.tenant.max_executions)
-                    )
+                    tenant = self.tenant
+                    slot = self._shared.gate.slot(tenant.owner, tenant.id, tenant.max_executions)
+                    await stack.enter_async_context(slot)
             except TimeoutError as error:
                 raise full("wait", f"no execution slot was free for {limit:g} seconds") from error
             yield
@@ -269,6 +269,10 @@ class EngineSession:
             execution.stopped = why
             self._tasks[execution.id].cancel()
         return execution.id
+
+    def wake(self) -> None:
+        """Whoever waits for calls looks again."""
+        self._called.set()
 
     async def interrupt_waiting(self, why: str) -> bool:
         """Give up one execution that has not begun. False where none waits."""

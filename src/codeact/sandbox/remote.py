@@ -141,11 +141,15 @@ class RemoteSession:
         self._check_open()
         code = code.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be sent
         id = secrets.token_hex(8)
+        try:
+            asked = api.Execute(code=code, timeout=timeout or None, execution=id)
+        except ValidationError as error:
+            raise UsageError(f"a time limit of {timeout} seconds cannot be") from error
         accepted = self._asked[id] = asyncio.Event()
         calls: dict[str, asyncio.Task[None]] = {}
         ended = False
         try:
-            events = self._events(api.Execute(code=code, timeout=timeout, execution=id))
+            events = self._events(asked)
             async with contextlib.aclosing(events):
                 async for event in events:
                     accepted.set()
