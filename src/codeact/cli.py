@@ -59,7 +59,11 @@ Format: TypeAlias = Annotated[
 ]
 SandboxName: TypeAlias = Annotated[
     str | None,
-    typer.Option("--sandbox", metavar="NAME", help="Where code runs: local [default] or unsafe-process (no boundary)."),
+    typer.Option(
+        "--sandbox",
+        metavar="NAME",
+        help="Where code runs: local [default], unsafe-process (no boundary), an engine's URL.",
+    ),
 ]
 Files: TypeAlias = Annotated[
     list[Path] | None, typer.Option("--file", "-f", metavar="FILE", help="Put into the workspace; repeatable.")

@@ -23,6 +23,12 @@ def value(answer: BaseModel, status: int = 200) -> Response:
     return Response(answer.model_dump_json(), status, media_type="application/json")
 
 
+def executed(execution: Execution) -> Response:
+    """An ``Executed``, of what is JSON already."""
+    body = b'{"execution":"%s","result":%s}' % (execution.id.encode(), execution.outcome)
+    return Response(body, media_type="application/json")
+
+
 async def result(session: EngineSession, execution: Execution, request: Request) -> ExecutionResult:
     """The result, once it is there. Who asked for it and goes away stops the code. Raises what failed."""
     gone = asyncio.create_task(_gone(request.receive))

@@ -19,7 +19,7 @@ from codeact.engine.bounds import Bounds, refusal
 from codeact.engine.errors import Refused, told
 from codeact.engine.manager import Manager
 from codeact.engine.transfers import router as transfers
-from codeact.engine.wiring import Access, AManager, ATenant, SessionId
+from codeact.engine.wiring import Access, AManager, ATenant, EngineApp, SessionId
 from codeact.errors import CodeActError, StateLost
 from codeact.observation import upstream_result_text
 from codeact.sandbox import api
@@ -64,7 +64,7 @@ def make_app(manager: Manager) -> ASGIApp:
         finally:
             await manager.close()
 
-    app = FastAPI(
+    app = EngineApp(
         title="codeact engine",
         version=__version__,
         description="Stateful, isolated Python sessions over HTTP.",
@@ -211,8 +211,8 @@ def _execution_routes(app: FastAPI) -> None:
         execution = session.execute(asked.code, asked.timeout, asked.execution)
         if api.EVENTS in request.headers.get("accept", ""):
             return answers.Events(execution, 0, manager.options.request)
-        result = await answers.result(session, execution, request)
-        return answers.value(api.Executed(execution=execution.id, result=result))
+        await answers.result(session, execution, request)
+        return answers.executed(execution)
 
     @app.get("/v1/sessions/{id}/executions/{execution}/events", tags=["executions"],
              response_class=Response, responses={200: {"content": {api.EVENTS: {}}}})  # fmt: skip

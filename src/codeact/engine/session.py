@@ -8,9 +8,18 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Protocol
+from typing import Protocol, assert_never
 
-from codeact.contracts import ExecutionResult, Session, Value, Variable
+from codeact.contracts import (
+    DisplayOutput,
+    ErrorOutput,
+    ExecutionResult,
+    Output,
+    Session,
+    StreamOutput,
+    Value,
+    Variable,
+)
 from codeact.engine.errors import Refused, full, not_found
 from codeact.engine.gate import Gate
 from codeact.engine.keys import Tenant
@@ -310,6 +319,9 @@ class EngineSession:
 
 def bounded(result: ExecutionResult, limit: int) -> ExecutionResult:
     """The result, without its largest displays where it is longer than ``limit`` as JSON."""
+    characters = sum(map(_characters, result.outputs))
+    if 12 * characters + 10_000 * len(result.outputs) < limit:  # as JSON, a character takes 12 bytes at most
+        return result
     size = _bytes(result)
     if size <= limit:
         return result
@@ -325,6 +337,18 @@ def bounded(result: ExecutionResult, limit: int) -> ExecutionResult:
     return result.model_copy(
         update={"outputs": tuple(outputs), "notice": " ".join(filter(None, (result.notice, notice)))}
     )
+
+
+def _characters(output: Output) -> int:
+    match output:
+        case StreamOutput():
+            return len(output.text)
+        case DisplayOutput():
+            return sum(len(mime) + len(data) for mime, data in output.data.items())
+        case ErrorOutput():
+            return len(output.name) + len(output.message) + sum(map(len, output.traceback))
+        case _:
+            assert_never(output)
 
 
 def _bytes(value: Value) -> int:

@@ -68,6 +68,11 @@ class Execution:
         """The number of the last event so far."""
         return self._last
 
+    @property
+    def outcome(self) -> bytes:
+        """The last event's data, once it has ended: the result or the fault as JSON."""
+        return self._events[-1].data
+
     # --- what happens ---
 
     def begin(self) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import base64
+import binascii
+from typing import Annotated, Any
 
-from fastapi import Depends, Path, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
+from fastapi import Depends, FastAPI, Path, Request
 
 from codeact.engine.errors import Refused
 from codeact.engine.keys import NOBODY, Tenant
@@ -13,8 +14,19 @@ from codeact.engine.manager import Manager
 from codeact.sandbox.api import ID_PATTERN
 
 SessionId = Annotated[str, Path(pattern=ID_PATTERN)]
-_bearer = HTTPBearer(auto_error=False, description="A key of: codeact engine key add OWNER.")
-_basic = HTTPBasic(auto_error=False, description="The key as the password, for clients that know URLs only.")
+
+
+class EngineApp(FastAPI):
+    """With the ways to send a key in its document: read by hand, they cost nothing for each request."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        document["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer", "description": "A key of: codeact engine key add OWNER."},
+            "basic": {"type": "http", "scheme": "basic", "description": "The key as the password, for old clients."},
+        }
+        document["security"] = [{"bearer": []}, {"basic": []}, {}]
+        return document
 
 
 class Access:
@@ -28,14 +40,29 @@ class Access:
         self._keyed = self._keyed or self._manager.keys.exist()
         return not self._keyed
 
-    def tenant(self, key: str | None) -> Tenant:
+    def tenant(self, authorization: str) -> Tenant:
         """Raises Refused."""
         if self.open_to_all():
             return NOBODY
+        key = _key(authorization)
         found = self._manager.keys.find(key) if key else None
         if found is None:
             raise Refused(401, "unauthorized", "this engine asks for a key: Authorization: Bearer KEY")
         return found
+
+
+def _key(authorization: str) -> str | None:
+    """The key that a header carries: as a token, or as the password of a URL."""
+    scheme, _, value = authorization.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return value.strip()
+        case "basic":
+            try:
+                return base64.b64decode(value, validate=True).decode().partition(":")[2]
+            except (binascii.Error, UnicodeDecodeError):
+                return None
+    return None
 
 
 async def _manager(request: Request) -> Manager:
@@ -43,13 +70,9 @@ async def _manager(request: Request) -> Manager:
     return found
 
 
-async def _tenant(
-    request: Request,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-    basic: Annotated[HTTPBasicCredentials | None, Security(_basic)],
-) -> Tenant:
+async def _tenant(request: Request) -> Tenant:
     access: Access = request.app.state.access
-    return access.tenant(bearer.credentials if bearer else basic.password if basic else None)
+    return access.tenant(request.headers.get("authorization", ""))
 
 
 AManager = Annotated[Manager, Depends(_manager)]

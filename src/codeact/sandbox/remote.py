@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import inspect
 import io
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -32,6 +33,8 @@ from codeact.errors import FileTransferError, SandboxError, SessionClosed, ToolE
 from codeact.sandbox import api
 from codeact.sandbox.limits import copy_bounded
 from codeact.sandbox.remotelink import Event, Full, Link, fault_error, parsed
+
+logger = logging.getLogger("codeact.sandbox")
 
 _REACH_AGAIN = 30.0  # seconds in which a broken stream is taken up again
 _ACCEPTED = 30.0  # seconds for the engine to take an execution, before an interrupt goes out without it
@@ -99,8 +102,10 @@ class RemoteSandbox:
 
     async def close(self) -> None:
         self.closed = True
-        await asyncio.gather(*(session.close() for session in list(self._sessions.values())))
-        await self.link.close()
+        try:
+            await asyncio.gather(*(session.close() for session in list(self._sessions.values())))
+        finally:
+            await self.link.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -316,8 +321,12 @@ class RemoteSession:
         if not self.closed:
             self.closed = True
             self.on_close()
-            with contextlib.suppress(SessionClosed):
+            try:
                 await self._link.send("DELETE", self._path)
+            except SessionClosed:
+                pass  # it has ended already
+            except SandboxError as error:
+                logger.warning("session %s could not be ended, its engine does so when it is idle: %s", self.id, error)
 
     def _check_open(self) -> None:
         if self.closed:
