@@ -46,6 +46,8 @@ benchmark: .venv/.demo
 	$(BIN)/python benchmarks/sessions.py
 	$(BIN)/python benchmarks/turn.py
 	$(BIN)/python benchmarks/context.py
+	$(PIP) --editable '.[engine]' jupyter_kernel_gateway
+	$(BIN)/python benchmarks/engine.py
 
 # After a change of dependencies: newest versions into a fresh environment, then written down without any address.
 constraints:

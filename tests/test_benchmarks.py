@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS = sorted((ROOT / "benchmarks").glob("*.py"))
 
 GOALS: dict[str, set[str]] = {
+    "engine.py": {"warm", "starts", "gateway", "long"},
     "sessions.py": {"start_ms", "start_factor", "memory_mb", "warm_p50", "sustained", "fork"},
     "context.py": {"sent_before"},
     "turn.py": {"own_time_ms"},

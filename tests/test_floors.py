@@ -53,6 +53,7 @@ FLOORS: dict[str, int] = {
     "cli": 5,
     "doctor": 5,
     "evaluating": 5,
+    "engineline": 5,
     "export": 5,
     "interrupts": 5,
     "kernelspecs": 5,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from codeact import __version__
+from codeact import __version__, engineline
 from codeact.errors import CodeActError, ModelError, SandboxError, TrajectoryError, UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ config = typer.Typer(help="The configuration.", rich_markup_mode=None, context_s
 app.add_typer(config, name="config", epilog=EXIT_CODES)
 kernelspec = typer.Typer(help="The sandbox as a kernel for Jupyter.", rich_markup_mode=None, context_settings=_SETTINGS)
 app.add_typer(kernelspec, name="kernelspec", epilog=EXIT_CODES)
+app.add_typer(engineline.engine, name="engine", epilog=EXIT_CODES)
 
 evaluate = typer.Typer(help="Evaluations.", rich_markup_mode=None, context_settings=_SETTINGS)
 app.add_typer(evaluate, name="eval", epilog=EXIT_CODES)
@@ -61,7 +62,11 @@ Format: TypeAlias = Annotated[
 ]
 SandboxName: TypeAlias = Annotated[
     str | None,
-    typer.Option("--sandbox", metavar="NAME", help="Where code runs: local [default] or unsafe-process (no boundary)."),
+    typer.Option(
+        "--sandbox",
+        metavar="NAME",
+        help="Where code runs: local [default], unsafe-process (no boundary), an engine's URL.",
+    ),
 ]
 Files: TypeAlias = Annotated[
     list[Path] | None, typer.Option("--file", "-f", metavar="FILE", help="Put into the workspace; repeatable.")

@@ -488,6 +488,10 @@ class Session(Protocol):
         """Stop the running code, keep the state. Does nothing when nothing runs."""
         ...
 
+    async def restart(self) -> None:
+        """Give up the kernel and its variables; files stay. The next execution starts a fresh one."""
+        ...
+
     async def variables(self) -> tuple[Variable, ...]:
         """The live names of the kernel."""
         ...
@@ -498,6 +502,10 @@ class Session(Protocol):
 
     async def get(self, path: str) -> bytes:
         """Read a file of the workspace. Raises FileTransferError."""
+        ...
+
+    async def get_into(self, path: str, target: IO[bytes]) -> None:
+        """Copy a file of the workspace into an open file. Raises FileTransferError, OSError of ``target``."""
         ...
 
     async def files(self) -> tuple[FileInfo, ...]:
@@ -514,10 +522,6 @@ class Session(Protocol):
 
     async def forks(self, count: int) -> tuple[Session, ...]:
         """That many of them, from one state: cheaper than one after the other."""
-        ...
-
-    async def restart(self) -> None:
-        """Give up the kernel and its variables; files stay. The next execution starts a fresh one."""
         ...
 
     async def close(self) -> None:

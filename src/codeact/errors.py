@@ -15,6 +15,7 @@ An error in the *model's* code is an observation, never one of these. These say 
     │   ├── IsolationUnavailable    the isolation asked for cannot be had on this machine: nothing was run
     │   ├── KernelStartError        the kernel did not come up
     │   ├── SessionClosed           the session was closed, or its sandbox was
+    │   │   └── StateLost               it ended without its user's wish: its variables and files are gone
     │   └── FileTransferError       a file could not be put into or taken out of the workspace
     ├── StoreError              the store of conversations failed or refused
     │   ├── StoreUnavailable        its database does not answer, or has no room or no rights
@@ -86,6 +87,10 @@ class KernelStartError(SandboxError):
 
 class SessionClosed(SandboxError):
     """The session or its sandbox is closed."""
+
+
+class StateLost(SessionClosed):
+    """The session ended without its user's wish (a crash, a limit, a restart): its variables and files are gone."""
 
 
 class FileTransferError(SandboxError):

@@ -153,11 +153,13 @@ def check_files(files: Sequence[Path]) -> None:
 def check_names(settings: Settings) -> None:
     """Raises UsageError for a sandbox, a network or an action format that cannot be, before anything is started."""
     from codeact.formats import get_format
-    from codeact.sandbox import KINDS
+    from codeact.sandbox import KINDS, is_url
     from codeact.sandbox.network import Network
 
-    if settings.sandbox not in KINDS:
-        raise UsageError(f"there is no sandbox {settings.sandbox!r}: choose one of {', '.join(KINDS)}")
+    if settings.sandbox not in KINDS and not is_url(settings.sandbox):
+        raise UsageError(
+            f"there is no sandbox {settings.sandbox!r}: choose one of {', '.join(KINDS)}, or an engine's URL"
+        )
     Network.of(settings.network, settings.allow_net, settings.sandbox)
     if settings.format is not None:
         get_format(settings.format)

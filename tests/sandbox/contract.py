@@ -297,6 +297,12 @@ threading.Thread(target=late).start()"""
         assert (result.status, result.result, result.fresh_kernel) == ("ok", "42", True)
         assert result.notice is not None and "lost" in result.notice and "7" in result.notice
 
+    async def test_restart_gives_up_the_variables_and_keeps_the_files(self, session: Session) -> None:
+        await session.run("x = 1\nopen('kept', 'w').write('k')")
+        await session.restart()
+        result = await session.run("'x' in globals(), open('kept').read()")
+        assert (result.result, result.fresh_kernel) == ("(False, 'k')", True)
+
     # --- much output ---
 
     async def test_flood_is_bounded_here_and_kept_there(self, session: Session) -> None:
@@ -355,6 +361,14 @@ threading.Thread(target=late).start()"""
         with pytest.raises(FileTransferError):
             await asyncio.wait_for(shared.put(path, b"x"), 10)
         assert (await shared.run("os.path.exists('/tmp/x'), os.path.exists('../x')")).result == "(False, False)"
+
+    async def test_a_file_goes_into_an_open_file(self, shared: Session) -> None:
+        await shared.put("given", b"abc" * 100_000)
+        target = io.BytesIO()
+        await shared.get_into("given", target)
+        assert target.getvalue() == b"abc" * 100_000
+        with pytest.raises(FileTransferError):
+            await shared.get_into("none", target)
 
     async def test_missing_file_is_told(self, shared: Session) -> None:
         with pytest.raises(FileTransferError, match=r"nothing\.txt"):

@@ -17,9 +17,11 @@ def Sandbox(
     kernel: str | None = None,
     network: str = "none",
     allow_net: str | Iterable[str] = (),
+    key: str | None = None,
     **limits: Any,
 ) -> contracts.Sandbox:
-    """The sandbox of that kind: ``local`` (isolated, Linux) or ``unsafe-process`` (no boundary).
+    """The sandbox of that kind: ``local`` (isolated, Linux) or ``unsafe-process`` (no boundary);
+    or an engine by its URL, ``http://host:8081``, with a ``key`` of it (variable CODEACT_ENGINE_KEY).
 
     ``kernel`` names an installed Jupyter kernelspec ("ir", "bash") to run within the boundary of ``local`` in the place
     of our own Python.
@@ -28,6 +30,12 @@ def Sandbox(
     hosts by name: rules of ``codeact.sandbox.network``. Without a boundary the network is the host's in any case.
     Nothing starts before the first session. Raises UsageError for an unknown kind, limit, kernel or network.
     """
+    if is_url(kind):
+        from codeact.sandbox.remote import remote
+
+        return remote(kind, key, network, allow_net, kernel=kernel, **limits)
+    if key is not None:
+        raise UsageError("a key is for an engine: name it by its URL, http://host:8081")
     from codeact.sandbox.limits import Limits
     from codeact.sandbox.network import Network
 
@@ -47,6 +55,11 @@ def Sandbox(
 
         return ProcessSandbox(limit)
     raise UsageError(f"no sandbox of kind {kind!r}; there is {', '.join(KINDS)}")
+
+
+def is_url(kind: str) -> bool:
+    """Whether this names an engine."""
+    return kind.startswith(("http://", "https://"))
 
 
 def _first(error: ValueError) -> str:

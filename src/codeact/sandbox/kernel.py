@@ -138,6 +138,10 @@ class KernelSession(ABC):
     @abstractmethod
     async def get(self, path: str) -> bytes: ...
 
+    async def get_into(self, path: str, target: IO[bytes]) -> None:
+        """See ``codeact.contracts.Session``. A backend that can read piece by piece does so."""
+        target.write(await self.get(path))
+
     @abstractmethod
     async def files(self) -> tuple[FileInfo, ...]: ...
 

@@ -72,12 +72,27 @@ class LocalSandbox(KernelSandbox):
             )
         self._zygote: ForkServer | None = None
         self._starting = asyncio.Lock()
+        self._source = self
+
+    def sharing(self, limits: Limits, network: Network) -> LocalSandbox:
+        """A sandbox with other limits and another network, whose sessions come from the zygote of this one.
+
+        It is closed before this one is. Raises UsageError where one has the host's network and the other has not: their
+        sessions see different files.
+        """
+        if (network.kind == "host") != (self.network.kind == "host"):
+            raise UsageError("sandboxes that share a zygote have the network of the host both, or neither")
+        other = LocalSandbox(limits, network)
+        other.foreign = self.foreign
+        other._source = self._source
+        return other
 
     async def session(self, id: str | None = None, *, tools: Sequence[HostTool] = ()) -> KernelSession:
         try:
             return await super().session(id, tools=tools)
         except KernelStartError:
-            if self._zygote is None or self._zygote.alive:
+            zygote = self._source._zygote
+            if zygote is None or zygote.alive:
                 raise
         return await super().session(id, tools=tools)  # the zygote died just now: another one may do better
 
@@ -85,7 +100,7 @@ class LocalSandbox(KernelSandbox):
         """Copies of a session of this sandbox. See ``codeact.contracts.Session``."""
         if self.foreign is not None:
             raise SandboxError(f"the kernel {self.foreign.name!r} cannot be forked: only codeact's own Python can")
-        if parent.zygote is not self._zygote or not parent.zygote.alive:
+        if parent.zygote is not self._source._zygote or not parent.zygote.alive:
             raise SandboxError("this session cannot be forked: the zygote that it comes from is gone")
         sessions: list[LocalSession] = []
         image = Image(self.limits, parent.names)
@@ -111,6 +126,9 @@ class LocalSandbox(KernelSandbox):
     async def _make(self, id: str, tools: Mapping[str, HostTool]) -> LocalSession:
         if tools and self.foreign is not None:
             raise UsageError(f"the kernel {self.foreign.name!r} cannot call host tools: only codeact's own Python can")
+        return LocalSession(id, self, tools, await self._source._living_zygote())
+
+    async def _living_zygote(self) -> ForkServer:
         async with self._starting:
             if self._zygote is None or not self._zygote.alive:
                 if self._zygote is not None:
@@ -121,7 +139,7 @@ class LocalSandbox(KernelSandbox):
                     if self.foreign
                     else await ForkServer.start(resolves)
                 )
-            return LocalSession(id, self, tools, self._zygote)
+            return self._zygote
 
     async def close(self) -> None:
         await super().close()
@@ -280,8 +298,20 @@ class LocalSession(KernelSession):
                 raise FileTransferError(f"{path}: larger than the limit of {self.limits.file} bytes")
             return await asyncio.to_thread(file.read, size)
 
+    async def get_into(self, path: str, target: IO[bytes]) -> None:
+        with open(await self._box.open_file(path, writing=False), "rb") as file:
+            await asyncio.to_thread(_copy, path, file, target, self.limits.file)
+
     async def files(self) -> tuple[FileInfo, ...]:
         return tuple(FileInfo(path=path, size=size) for path, size in await self._box.files())
+
+
+def _copy(path: str, file: IO[bytes], target: IO[bytes], limit: int) -> None:
+    """Raises FileTransferError where the file is too large, OSError where ``target`` cannot take it."""
+    try:
+        copy_bounded(file, target, limit)
+    except ValueError as error:
+        raise FileTransferError(f"{path}: {error}") from error
 
 
 def _write(descriptor: int, data: bytes | IO[bytes], limit: int) -> None:
