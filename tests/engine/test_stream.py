@@ -13,6 +13,7 @@ from codeact.contracts import ExecutionResult, StreamOutput
 from codeact.engine.errors import told
 from codeact.engine.stream import Event, Execution
 from codeact.errors import KernelStartError, StateLost, ToolError
+from codeact.sandbox.api import Answer
 
 
 def made(buffer: int = 1 << 20, call: float = 30) -> Execution:
@@ -74,12 +75,14 @@ async def test_calls_wait_for_their_answer_and_no_longer() -> None:
     asked = asyncio.create_task(execution.ask("t", {"a": [1]}))
     await asyncio.sleep(0)
     (call,) = execution.calls.values()
-    assert call.arguments == {"a": [1]} and not execution.answer("other", 1, None)
-    assert execution.answer(call.id, {"r": 1}, None) and not execution.answer(call.id, 2, None)
+    assert call.arguments == {"a": [1]} and not execution.answer("other", Answer(result=1))
+    assert execution.answer(call.id, Answer(result={"r": 1}))
+    assert not execution.answer(call.id, Answer(result=2))
     assert await asked == {"r": 1}
     asked = asyncio.create_task(execution.ask("t", {}))
     await asyncio.sleep(0)
     (call,) = execution.calls.values()
-    assert execution.answer(call.id, None, "no")
-    with pytest.raises(ToolError, match="no"):
+    assert execution.answer(call.id, Answer(error="no", kind="refused", type_name="ValueError"))
+    with pytest.raises(ToolError, match="no") as refused:
         await asked
+    assert (refused.value.kind, refused.value.type_name) == ("refused", "ValueError")

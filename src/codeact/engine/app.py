@@ -208,7 +208,7 @@ def _execution_routes(app: FastAPI) -> None:
         Who asked for the result and goes away stops the code; who asked for events may come back.
         """
         session = manager.find(tenant, id)
-        execution = session.execute(asked.code, asked.timeout, asked.execution)
+        execution = session.execute(asked.code, asked.timeout, asked.execution, asked.ask)
         if api.EVENTS in request.headers.get("accept", ""):
             return answers.Events(execution, 0, manager.options.request)
         await answers.result(session, execution, request)
@@ -245,4 +245,4 @@ def _execution_routes(app: FastAPI) -> None:
     @app.post("/v1/sessions/{id}/calls/{call}", tags=["calls"], status_code=204)
     async def answer(asked: api.Answer, id: SessionId, call: SessionId, manager: AManager, tenant: ATenant) -> None:
         """Answer a call: the code that waits for it goes on."""
-        manager.find(tenant, id).answer(call, asked.result, asked.error)
+        manager.find(tenant, id).answer(call, asked)

@@ -11,10 +11,13 @@ from contextlib import aclosing
 from typing import Protocol, assert_never
 
 from codeact.contracts import (
+    Answer,
     DisplayOutput,
     ErrorOutput,
     ExecutionResult,
+    HostCall,
     Output,
+    Question,
     Session,
     StreamOutput,
     Value,
@@ -27,7 +30,8 @@ from codeact.engine.metrics import Metrics
 from codeact.engine.options import Options
 from codeact.engine.stream import Execution
 from codeact.engine.tools import running
-from codeact.errors import CodeActError, SandboxError, SessionClosed, StateLost
+from codeact.errors import CodeActError, SandboxError, SessionClosed, StateLost, ToolError
+from codeact.sandbox import api
 from codeact.sandbox.api import Call, NewSession, SessionInfo
 from codeact.sandbox.limits import Limits
 
@@ -109,9 +113,9 @@ class EngineSession:
                 await asyncio.wait_for(self._called.wait(), rest)
         return found
 
-    def answer(self, call: str, result: object, error: str | None) -> None:
+    def answer(self, call: str, answer: api.Answer) -> None:
         """Raises Refused where no such call waits."""
-        if not any(execution.answer(call, result, error) for execution in self._executions.values()):
+        if not any(execution.answer(call, answer) for execution in self._executions.values()):
             raise not_found(f"no call {call!r} waits for an answer")
 
     def info(self, existed: bool = False) -> SessionInfo:
@@ -169,8 +173,11 @@ class EngineSession:
 
     # --- executions ---
 
-    def execute(self, code: str, timeout: float | None, id: str | None) -> Execution:
-        """Begin to run code; the execution of that id where there is one. Raises Refused."""
+    def execute(self, code: str, timeout: float | None, id: str | None, ask: float = 0) -> Execution:
+        """Begin to run code; the execution of that id where there is one. Raises Refused.
+
+        ``ask``: seconds that somebody has to answer ``input()``.
+        """
         options = self._shared.options
         known = self._executions.get(id) if id else None
         if known is not None:
@@ -189,18 +196,18 @@ class EngineSession:
         self._forget()
         execution = Execution(id, options.buffer, options.call, self._called)
         self._executions[execution.id] = execution
-        task = asyncio.create_task(self._run(execution, code, timeout))
+        task = asyncio.create_task(self._run(execution, code, timeout, ask))
         self._tasks[execution.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(execution.id, None))
         return execution
 
-    async def _run(self, execution: Execution, code: str, timeout: float | None) -> None:
+    async def _run(self, execution: Execution, code: str, timeout: float | None, ask: float) -> None:
         """From waiting to the last event; raises nothing."""
         metrics, began = self._shared.metrics, time.monotonic()
         try:
             async with self._in_turn(), self._slot(began):
                 metrics.waited.observe(time.monotonic() - began)
-                outcome = await self._run_now(execution, code, timeout)
+                outcome = await self._run_now(execution, code, timeout, ask)
         except asyncio.CancelledError:
             why = execution.stopped or "the session has ended"
             outcome = ExecutionResult(status="interrupted", notice=f"Stopped before it began: {why}.")
@@ -228,18 +235,27 @@ class EngineSession:
                 raise full("wait", f"no execution slot was free for {limit:g} seconds") from error
             yield
 
-    async def _run_now(self, execution: Execution, code: str, timeout: float | None) -> ExecutionResult | CodeActError:
+    async def _run_now(
+        self, execution: Execution, code: str, timeout: float | None, ask: float
+    ) -> ExecutionResult | CodeActError:
         running.set(execution)  # for this task: calls of host tools find their way by it
         began = time.monotonic()
         self._current = execution
         self._count += 1
         execution.begin()
         try:
-            async with aclosing(self.inner.execute(code, timeout=timeout)) as items:  # type: ignore[type-var]
+            items = self.inner.execute(code, timeout=timeout, ask=ask)
+            async with aclosing(items), asyncio.TaskGroup() as asking:  # type: ignore[type-var]
                 async for item in items:
-                    if isinstance(item, ExecutionResult):
-                        return bounded(item, self._shared.options.max_output)
-                    execution.output(item)
+                    match item:
+                        case ExecutionResult():
+                            return bounded(item, self._shared.options.max_output)
+                        case Question():
+                            asking.create_task(self._ask(execution, item))
+                        case HostCall():
+                            pass  # the client has answered it, and knows
+                        case _:
+                            execution.output(item)
         except SessionClosed as error:
             return self.ended(error)
         finally:
@@ -247,6 +263,15 @@ class EngineSession:
             self._busy += time.monotonic() - began
             self._shared.metrics.run.observe(time.monotonic() - began)
         return SandboxError("the execution ended without a result")
+
+    async def _ask(self, execution: Execution, question: Question) -> None:
+        """Have the client ask a person what ``input()`` wants to know."""
+        asked: dict[str, object] = {"prompt": question.prompt, "password": question.password}
+        try:
+            typed = await execution.ask(api.INPUT, asked)
+        except ToolError:
+            typed = None
+        self.inner.answer(question.id, Answer(text=typed if isinstance(typed, str) else None))
 
     def find(self, id: str) -> Execution:
         found = self._executions.get(id)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from codeact.contracts import ExecutionResult, Output
 from codeact.engine.errors import told
 from codeact.errors import CodeActError, ToolError
-from codeact.sandbox.api import Call, Fault
+from codeact.sandbox.api import Answer, Call, Fault
 
 _OVERHEAD = 200  # bytes that an event counts for beyond its own
 
@@ -128,15 +128,15 @@ class Execution:
             self.calls.pop(call.id, None)
             self._answers.pop(call.id, None)
 
-    def answer(self, call: str, result: object, error: str | None) -> bool:
+    def answer(self, call: str, answer: Answer) -> bool:
         """False where no such call waits for an answer."""
         waiting = self._answers.get(call)
         if waiting is None or waiting.done():
             return False
-        if error is None:
-            waiting.set_result(result)
+        if answer.error is None:
+            waiting.set_result(answer.result)
         else:
-            waiting.set_exception(ToolError(error))
+            waiting.set_exception(ToolError(answer.error, answer.kind, answer.type_name))
         return True
 
     # --- who reads ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
+from codeact.contracts import ToolRules
 from codeact.engine.stream import Execution
 from codeact.errors import ToolError
 from codeact.sandbox.api import ToolSpec
@@ -19,6 +20,7 @@ class ClientTool:
         self.name = spec.name
         self.stub = spec.stub
         self.description = spec.description
+        self.rules = ToolRules(group=spec.group, listed=spec.listed)  # its other rules the client keeps
 
     async def call(self, arguments: dict[str, object]) -> object:
         execution = running.get()

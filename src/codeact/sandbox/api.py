@@ -32,11 +32,13 @@ EVENTS = "text/event-stream"
 
 
 class ToolSpec(Value):
-    """A host tool that the client answers. See ``codeact.contracts.HostTool``."""
+    """A host tool that the client answers. See HostTool and ToolRules in ``codeact.contracts``."""
 
     name: Text = Field(max_length=100)
     stub: Text = Field(max_length=1 << 16)
     description: Text = Field(max_length=1 << 14)
+    group: Text = Field("", max_length=100)
+    listed: bool = True
 
     @field_validator("name")
     @classmethod
@@ -105,11 +107,19 @@ class SessionList(Value):
 
 
 class Execute(Value):
-    """``execution`` names this one, so that asking twice runs the code once. ``timeout`` in seconds."""
+    """``execution`` names this one, so that asking twice runs the code once. ``timeout`` in seconds.
+
+    ``ask``: seconds that somebody has to answer ``input()``, which comes as a call of ``input()``; 0: there is nobody.
+    """
 
     code: str
     timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
     execution: Id | None = None
+    ask: float = Field(0, ge=0, le=3600, allow_inf_nan=False)
+
+
+INPUT = "input()"
+"""The tool of a call that asks a person; its arguments are ``prompt`` and ``password``, its result is text or null."""
 
 
 class Executed(Value):
@@ -156,10 +166,15 @@ class Calls(Value):
 
 
 class Answer(Value):
-    """``result`` as JSON, or ``error``: the message that the code gets as an exception."""
+    """``result`` as JSON, or ``error``: the message that the code gets as an exception.
+
+    ``kind`` and ``type_name`` of an error: see ``codeact.errors.ToolError``.
+    """
 
     result: JsonValue = None
     error: str | None = Field(None, max_length=1 << 16)
+    kind: str = Field("failed", max_length=20)
+    type_name: str = Field("", max_length=100)
 
 
 class Fault(Value):

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import io
+import json
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, Self, TypeVar
 
@@ -22,15 +23,19 @@ import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from codeact.contracts import (
+    Answer,
     ExecutionResult,
     FileInfo,
+    Happening,
+    HostCall,
     HostTool,
     Output,
+    Question,
     StreamOutput,
     Variable,
 )
-from codeact.errors import FileTransferError, SandboxError, SessionClosed, ToolError, UsageError
-from codeact.sandbox import api
+from codeact.errors import FileTransferError, SandboxError, SessionClosed, UsageError
+from codeact.sandbox import api, hosttools, wire
 from codeact.sandbox.limits import copy_bounded
 from codeact.sandbox.remotelink import Event, Full, Link, fault_error, parsed
 
@@ -81,7 +86,8 @@ class RemoteSandbox:
     async def _open(self, id: str | None, tools: Sequence[HostTool], exclusive: bool) -> RemoteSession:
         if self.closed:
             raise SessionClosed("the sandbox is closed")
-        specs = tuple(api.ToolSpec(name=t.name, stub=t.stub, description=t.description) for t in tools)
+        hosttools.check({tool.name: tool for tool in tools}, len(tools))
+        specs = tuple(_spec(tool) for tool in tools)
         id = id or secrets.token_hex(8)
         asked = self._options.model_copy(update={"id": id, "tools": specs, "exclusive": exclusive})
         try:
@@ -130,6 +136,8 @@ class RemoteSession:
         self._path = f"/v1/sessions/{info.id}"
         self._asked: dict[str, asyncio.Event] = {}  # executions on their way, and whether the engine has them
         self._execution: str | None = None
+        self._quotas = hosttools.Quotas()
+        self._calls: _Calls | None = None
 
     # --- running code ---
 
@@ -141,31 +149,42 @@ class RemoteSession:
                     return item
         raise SandboxError("the execution ended without a result")
 
-    async def execute(self, code: str, *, timeout: float | None = None) -> AsyncGenerator[Output | ExecutionResult]:
-        """Run code: outputs while it runs and, last, one ExecutionResult."""
+    async def execute(
+        self, code: str, *, timeout: float | None = None, ask: float = 0, run: str = ""
+    ) -> AsyncGenerator[Happening]:
+        """Run code: what happens while it runs and, last, one ExecutionResult. See ``codeact.contracts.Session``.
+
+        The time that a person takes to allow a call counts in the limit of the code, which runs elsewhere.
+        """
         self._check_open()
         code = code.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be sent
         id = secrets.token_hex(8)
         try:
-            asked = api.Execute(code=code, timeout=timeout or None, execution=id)
+            asked = api.Execute(code=code, timeout=timeout or None, execution=id, ask=min(ask, 3600))
         except ValidationError as error:
             raise UsageError(f"a time limit of {timeout} seconds cannot be") from error
         accepted = self._asked[id] = asyncio.Event()
-        calls: dict[str, asyncio.Task[None]] = {}
+        self._quotas.begin(run)
+        news = asyncio.Event()
+        calls = _Calls(self, hosttools.Calls(self.tools, self._quotas, ask, news.set), id)
         ended = False
         try:
-            events = self._events(asked)
+            events = _merged(self._events(asked), calls.rules.told, news)
             async with contextlib.aclosing(events):
                 async for event in events:
                     accepted.set()
+                    if not isinstance(event, Event):
+                        yield event
+                        continue
                     self._execution = self._execution or id
+                    self._calls = calls
                     match event.kind:
                         case "output":
                             yield _output(event)
                         case "call":
-                            self._begin(calls, parsed(api.Call, event.data))
+                            calls.begin(parsed(api.Call, event.data))
                         case "gap":
-                            await self._catch_up(calls, id)
+                            await calls.catch_up()
                             yield _gap(event)
                         case "result":
                             ended = True
@@ -179,8 +198,7 @@ class RemoteSession:
             del self._asked[id]
             if self._execution == id:
                 self._execution = next(iter(self._asked), None)
-            for call in calls.values():
-                call.cancel()
+            await calls.cancel()
             if not ended and not self.closed:
                 await self._stop(id)
 
@@ -188,7 +206,7 @@ class RemoteSession:
         """The watcher went away in mid-run: stop the code."""
         with contextlib.suppress(SandboxError, TimeoutError):
             await asyncio.wait_for(
-                self._ask("POST", "/interrupt", api.Interrupted, api.Interrupt(execution=id)), _LET_GO
+                self.ask("POST", "/interrupt", api.Interrupted, api.Interrupt(execution=id)), _LET_GO
             )
 
     async def _events(self, asked: api.Execute) -> AsyncGenerator[Event]:
@@ -229,50 +247,21 @@ class RemoteSession:
             first = next(iter(self._asked.values()))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(first.wait(), _ACCEPTED)
-        await self._ask("POST", "/interrupt", api.Interrupted, api.Interrupt())
+        await self.ask("POST", "/interrupt", api.Interrupted, api.Interrupt())
+        if self._calls is not None:  # what it waited for, nobody needs to answer any more
+            await self._calls.cancel()
 
     async def restart(self) -> None:
         """Give up the kernel and its variables; files stay. The next execution starts a fresh one."""
-        await self._ask("POST", "/restart", api.SessionInfo)
+        await self.ask("POST", "/restart", api.SessionInfo)
 
     async def variables(self) -> tuple[Variable, ...]:
         """The live names of the kernel."""
-        return (await self._ask("GET", "/state", api.State)).variables
+        return (await self.ask("GET", "/state", api.State)).variables
 
-    # --- host tools ---
-
-    def _begin(self, calls: dict[str, asyncio.Task[None]], call: api.Call) -> None:
-        if call.id not in calls:
-            calls[call.id] = asyncio.create_task(self._answer(call))
-
-    async def _catch_up(self, calls: dict[str, asyncio.Task[None]], id: str) -> None:
-        """Calls whose events were lost still wait."""
-        for call in (await self._ask("GET", "/calls", api.Calls)).calls:
-            if call.execution == id:
-                self._begin(calls, call)
-
-    async def _answer(self, call: api.Call) -> None:
-        """Run a host tool and send what came of it. The code's own time limit ends it where nobody answers."""
-        answer = await self._outcome(call)
-        with contextlib.suppress(SandboxError):  # the code has ended meanwhile
-            await self._send("POST", f"/calls/{call.id}", answer)
-
-    async def _outcome(self, call: api.Call) -> api.Answer:
-        tool = self.tools.get(call.tool)
-        if tool is None:
-            return api.Answer(error=f"there is no host tool {call.tool[:100]!r}")
-        try:
-            outcome = tool.call(dict(call.arguments))
-            if inspect.isawaitable(outcome):
-                outcome = await outcome
-            return api.Answer.model_validate({"result": outcome})
-        except ToolError as error:
-            return api.Answer(error=str(error))
-        except (ValueError, TypeError, RecursionError) as error:  # pydantic's among them
-            what = type(error).__name__ if isinstance(error, ValidationError) else str(error)
-            return api.Answer(error=f"the call or its result is not JSON: {what}")
-        except Exception as error:  # a mistake in the tool is told where it was called, and ends nothing here
-            return api.Answer(error=f"the tool failed: {type(error).__name__}: {error}")
+    def answer(self, question: str, answer: Answer) -> bool:
+        """Answer the Question with that id. False where it is not open (any more)."""
+        return self._calls is not None and self._calls.rules.answer(question, answer)
 
     # --- files ---
 
@@ -294,7 +283,7 @@ class RemoteSession:
                 copy_bounded(piece, target, len(piece))
 
     async def files(self) -> tuple[FileInfo, ...]:
-        return (await self._ask("GET", "/files", api.Files)).files
+        return (await self.ask("GET", "/files", api.Files)).files
 
     def _file(self, path: str) -> str:
         try:
@@ -313,7 +302,7 @@ class RemoteSession:
         return (await self.forks(1))[0]
 
     async def forks(self, count: int) -> tuple[RemoteSession, ...]:
-        made = await self._ask("POST", "/fork", api.SessionList, api.Fork(count=count))
+        made = await self.ask("POST", "/fork", api.SessionList, api.Fork(count=count))
         return tuple(self._sandbox.add(info, self.tools) for info in made.sessions)
 
     async def close(self) -> None:
@@ -332,13 +321,93 @@ class RemoteSession:
         if self.closed:
             raise SessionClosed(f"session {self.id} is closed")
 
-    async def _ask(self, method: str, path: str, into: type[V], body: BaseModel | None = None) -> V:
+    async def ask(self, method: str, path: str, into: type[V], body: BaseModel | None = None) -> V:
         self._check_open()
         return await self._link.ask(method, self._path + path, into, body)
 
-    async def _send(self, method: str, path: str, body: BaseModel) -> None:
+    async def send(self, method: str, path: str, body: BaseModel) -> None:
         self._check_open()
         await self._link.send(method, self._path + path, body)
+
+
+class _Calls:
+    """The calls of host tools of one execution: they come from the engine, their rules are kept here."""
+
+    def __init__(self, session: RemoteSession, rules: hosttools.Calls, execution: str) -> None:
+        self.rules = rules
+        self._session = session
+        self._execution = execution
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def begin(self, call: api.Call) -> None:
+        if call.id not in self._tasks:
+            self._tasks[call.id] = asyncio.create_task(self._answer(call))
+
+    async def catch_up(self) -> None:
+        """Calls whose events were lost still wait."""
+        for call in (await self._session.ask("GET", "/calls", api.Calls)).calls:
+            if call.execution == self._execution:
+                self.begin(call)
+
+    async def cancel(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _answer(self, call: api.Call) -> None:
+        """Run a host tool and send what came of it. The code's own time limit ends it where nobody answers."""
+        if call.tool == api.INPUT:
+            asked = call.arguments
+            typed = await self.rules.input(str(asked.get("prompt", "")), bool(asked.get("password")))
+            answer = api.Answer(result=None if typed == wire.NO_ANSWER else typed)
+        else:
+            asked = {"tool": call.tool, "arguments": call.arguments}
+            told = json.loads(await self.rules.serve(json.dumps(asked)))
+            answer = api.Answer(
+                result=told.get("result"),
+                error=told.get("error"),
+                kind=told.get("kind") or "failed",
+                type_name=told.get("type") or "",
+            )
+        with contextlib.suppress(SandboxError):  # the code has ended meanwhile
+            await self._session.send("POST", f"/calls/{call.id}", answer)
+
+
+async def _merged(
+    events: AsyncGenerator[Event], told: deque[HostCall | Question], news: asyncio.Event
+) -> AsyncGenerator[Event | HostCall | Question]:
+    """What the engine sends, and what there is to tell of calls meanwhile."""
+    coming: asyncio.Future[Event | None] | None = None
+    woken: asyncio.Future[bool] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(events, None))
+            woken = woken or asyncio.ensure_future(news.wait())
+            both: set[asyncio.Future[Any]] = {coming, woken}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if woken.done():
+                news.clear()
+                woken = None
+            while told:
+                yield told.popleft()
+            if coming.done():
+                event, coming = coming.result(), None
+                if event is None:
+                    return
+                yield event
+    finally:
+        waiting = [one for one in (coming, woken) if one is not None]
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await events.aclose()
+
+
+def _spec(tool: HostTool) -> api.ToolSpec:
+    rules = hosttools.rules_of(tool)
+    return api.ToolSpec(
+        name=tool.name, stub=tool.stub, description=tool.description, group=rules.group, listed=rules.listed
+    )
 
 
 def _output(event: Event) -> Output:
