@@ -242,16 +242,17 @@ class EngineSession:
         began = time.monotonic()
         self._current = execution
         self._count += 1
+        questions: list[asyncio.Task[None]] = []
         execution.begin()
         try:
             items = self.inner.execute(code, timeout=timeout, ask=ask)
-            async with aclosing(items), asyncio.TaskGroup() as asking:  # type: ignore[type-var]
+            async with aclosing(items):  # type: ignore[type-var]
                 async for item in items:
                     match item:
                         case ExecutionResult():
                             return bounded(item, self._shared.options.max_output)
                         case Question():
-                            asking.create_task(self._ask(execution, item))
+                            questions.append(asyncio.create_task(self._ask(execution, item)))
                         case HostCall():
                             pass  # the client has answered it, and knows
                         case _:
@@ -259,6 +260,8 @@ class EngineSession:
         except SessionClosed as error:
             return self.ended(error)
         finally:
+            for question in questions:
+                question.cancel()
             self._current = None
             self._busy += time.monotonic() - began
             self._shared.metrics.run.observe(time.monotonic() - began)
