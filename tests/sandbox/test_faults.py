@@ -53,7 +53,6 @@ def traces(host: int) -> list[Path]:
 
 
 async def test_killed_host_leaves_nothing(sandbox: Sandbox) -> None:
-    mounts = Path("/proc/self/mountinfo").read_text()
     marker = f"orphan-{os.getpid()}-{id(sandbox)}"
     command = [sys.executable, "-m", "tests.sandbox.host", marker]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as host:
@@ -69,7 +68,7 @@ async def test_killed_host_leaves_nothing(sandbox: Sandbox) -> None:
     async with make_sandbox("local", **LIMITS) as next_one:  # the start of the next one sweeps
         assert (await (await next_one.session()).run("6 * 7")).result == "42"
         await until(lambda: not traces(host.pid), "directories and control groups are removed")
-    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert "codeact-" not in Path("/proc/self/mountinfo").read_text()
 
 
 async def test_killed_zygote_is_replaced(sandbox: Sandbox) -> None:
