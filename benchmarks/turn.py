@@ -91,6 +91,12 @@ class NullSession:
         yield self.output
         yield self.result
 
+    def answer(self, question: str, answer: Answer) -> bool:
+        return False
+
+    async def variables(self) -> tuple[Variable, ...]:
+        return ()
+
     async def close(self) -> None: ...
 
 
