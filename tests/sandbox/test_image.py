@@ -68,8 +68,8 @@ def original():
     word = image.capture(sources, {"for": "whoever reads it"})
     if word == 0:
         tell(original=True, next=next(state["numbers"]))
-        large = sum(size > 2 << 20 for _, size, _, number in image.read_head(sources[0])["pieces"])
-        assert large >= FILES and all(os.pread(source, 4096, 4096) for source in sources)
+        used = {number for *_, number in image.read_head(sources[0])["pieces"]}
+        assert used == set(range(FILES))
         os._exit(0)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     state["large"][0] = 65
