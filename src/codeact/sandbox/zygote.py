@@ -47,8 +47,12 @@ def main() -> None:
     preload(first[0]["preload"])
     environment.plan()
     kernelapp = sys.modules.get("codeact.sandbox.kernelapp")
-    if kernelapp is not None:
-        kernelapp.rehearse(kernelapp.prepare())
+
+    def rehearsal() -> None:
+        if kernelapp is not None:
+            kernelapp.rehearse(kernelapp.prepare())
+
+    rehearsal()
     try:
         isolation.build_root(isolation.Root.model_validate(first[0]["root"]), is_root)
     except OSError as error:
@@ -63,7 +67,7 @@ def main() -> None:
         readable, _, _ = select.select([host.fileno(), wake], [], [], idle)
         if not readable:
             idle = None
-            image.rebase()
+            image.rebase(rehearsal)
         if wake in readable:
             os.read(wake, 4096)
             _reap()
