@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,23 @@ def _connected(connection: Any, _record: Any) -> None:
         "foreign_keys=ON",
         "secure_delete=ON",
     ):
-        cursor.execute(f"PRAGMA {setting}")
+        _set(cursor, setting)
     cursor.close()
+
+
+def _set(cursor: sqlite3.Cursor, setting: str) -> None:
+    """Make a setting. SQLite waits for whoever else has a new file open at most statements, but not at these."""
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            cursor.execute(f"PRAGMA {setting}")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
+            if time.monotonic() > give_up:
+                raise
+        time.sleep(0.01)
 
 
 def _begin(connection: Any) -> None:
