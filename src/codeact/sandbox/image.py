@@ -351,13 +351,10 @@ def _present(region: Region, pagemap: Any) -> Iterator[tuple[int, int]]:
     if region.inode and (whole or not region.is_file):
         yield region.start, region.end
         return
-    pagemap.seek(region.start // _PAGE * 8)
-    top = pagemap.read((region.end - region.start) // _PAGE * 8)[7::8]
     # bit 63: present, 62: swapped, 61: a page of a file or of shared memory
     pattern = rb"[\x80-\x9f\xc0-\xdf\x40-\x5f]+" if region.is_file else rb"[\x40-\xff]+"
     run: tuple[int, int] | None = None
-    for match in re.finditer(pattern, top):
-        start, end = (region.start + position * _PAGE for position in match.span())
+    for start, end in _pages(region, pagemap, pattern):
         if run and start - run[1] <= _GAP:
             run = run[0], end
             continue
@@ -366,6 +363,15 @@ def _present(region: Region, pagemap: Any) -> Iterator[tuple[int, int]]:
         run = start, end
     if run:
         yield run
+
+
+def _pages(region: Region, pagemap: Any, pattern: bytes) -> Iterator[tuple[int, int]]:
+    """The runs of pages whose top byte in the page map fits."""
+    pagemap.seek(region.start // _PAGE * 8)
+    top = pagemap.read((region.end - region.start) // _PAGE * 8)[7::8]
+    for match in re.finditer(pattern, top):
+        start, end = (region.start + position * _PAGE for position in match.span())
+        yield start, end
 
 
 def read_head(source: int) -> dict[str, Any]:
@@ -522,7 +528,8 @@ def _touched_by(rehearsal: Callable[[], object]) -> list[tuple[int, int]]:
         try:
             rehearsal()
             with open("/proc/self/pagemap", "rb", buffering=0) as pagemap, open(writing, "w") as out:
-                json.dump([part for region in regions() if region.is_base for part in _mapped(region, pagemap)], out)
+                touched = rb"[\x80-\xff]+"  # bit 63: present
+                json.dump([part for r in regions() if r.is_base for part in _pages(r, pagemap, touched)], out)
         finally:
             os._exit(0)
     os.close(writing)
@@ -532,15 +539,6 @@ def _touched_by(rehearsal: Callable[[], object]) -> list[tuple[int, int]]:
     if not _ended_well(child) or not text:
         return []
     return [(start, end) for start, end in json.loads(text)]
-
-
-def _mapped(region: Region, pagemap: Any) -> Iterator[tuple[int, int]]:
-    """The parts of a region that this process has touched."""
-    pagemap.seek(region.start // _PAGE * 8)
-    top = pagemap.read((region.end - region.start) // _PAGE * 8)[7::8]
-    for match in re.finditer(rb"[\x80-\xff]+", top):
-        start, end = (region.start + position * _PAGE for position in match.span())
-        yield start, end
 
 
 def _move(file: int, head: dict[str, Any], word: bytes) -> NoReturn:
