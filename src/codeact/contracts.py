@@ -161,8 +161,8 @@ class ExecutionResult(Value):
         return tuple(o.html for o in self.outputs if isinstance(o, DisplayOutput) and o.html is not None)
 
 
-class HostCall(Value):
-    """The code has called a function of the host, and the call has ended.
+class CallRecord(Value):
+    """What is told of a call of a host function that has ended.
 
     ``arguments`` and ``result`` are JSON values in the form of ``payload``, as they went to and from the kernel;
     ``error`` is what the code got as an exception instead of a result, ``error_kind`` and ``error_type`` are its
@@ -171,7 +171,6 @@ class HostCall(Value):
     was asked.
     """
 
-    type: Literal["call"] = "call"
     id: str
     tool: str
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
@@ -182,6 +181,12 @@ class HostCall(Value):
     duration: float = 0.0
     waited: float = 0.0
     approval: Literal["", "approved", "refused"] = ""
+
+
+class HostCall(CallRecord):
+    """The code has called a function of the host, and the call has ended."""
+
+    type: Literal["call"] = "call"
 
 
 class Question(Value):

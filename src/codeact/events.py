@@ -11,9 +11,9 @@ from __future__ import annotations
 import time
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, JsonValue, TypeAdapter
+from pydantic import Field, TypeAdapter
 
-from codeact.contracts import ExecutionResult, Image, Output, Question, Reply, Usage, Value, Variable
+from codeact.contracts import CallRecord, ExecutionResult, Image, Output, Question, Reply, Usage, Value, Variable
 
 
 class BaseEvent(Value):
@@ -116,26 +116,11 @@ class ExecutionOutput(BaseEvent):
     output: Output
 
 
-class ToolCalled(BaseEvent):
-    """The running code has called a function of the host, and the call has ended.
-
-    ``arguments`` and ``result`` are JSON values as they went to and from the kernel; ``error`` is what the code got as
-    an exception instead of a result. They have the form of ``payload``. ``duration`` in seconds, of which a person took
-    ``waited`` to decide; ``approval`` is empty where nobody was asked. ``input()`` is told as a call of ``input``.
-    """
+class ToolCalled(BaseEvent, CallRecord):
+    """The running code has called a function of the host, and the call has ended."""
 
     type: Literal["tool_called"] = "tool_called"
     turn: int
-    id: str
-    tool: str
-    arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    result: JsonValue = None
-    error: str | None = None
-    error_kind: str = ""
-    error_type: str = ""
-    duration: float = 0.0
-    waited: float = 0.0
-    approval: Literal["", "approved", "refused"] = ""
 
 
 class Asked(BaseEvent):
